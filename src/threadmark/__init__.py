@@ -1,0 +1,1 @@
+"""Memory for Python agents that people can trust."""

@@ -1,0 +1,79 @@
+"""Every error Threadmark raises on purpose.
+
+    ThreadmarkError
+    ├── ConfigurationError      an option, URL or dependency is wrong or missing
+    ├── ValidationError         an argument is not acceptable (empty id, negative page, not JSON, ...)
+    ├── NotFoundError           it does not exist, or it is not yours: the two look the same
+    ├── ConflictError           it exists already, or it changed since you read it
+    ├── OwnershipError          another owner's, said only where existence is no secret
+    ├── StoreError              the database failed, was full, read-only, or is no database
+    │   ├── StoreBusyError      others kept the database locked for longer than `busy_timeout`
+    │   └── SchemaVersionError  the database was written by a newer Threadmark
+    ├── ModelError              the model failed, or answered with nothing usable
+    ├── TripwireError           a processor stopped the turn; nothing was stored
+    └── ApprovalError           a decision came too late, twice, or for other arguments
+
+Messages quote identifiers with `!r`, say what to do, and never hold another owner's data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ThreadmarkError(Exception):
+    """Base of all errors raised on purpose.
+
+    `result` is set when an agent had already produced an answer before the error (for example when
+    the answer could not be saved); it is then an `AgentResult`, otherwise `None`.
+    """
+
+    result: Any = None
+
+
+class ConfigurationError(ThreadmarkError):
+    """An option, URL or optional dependency is wrong or missing."""
+
+
+class ValidationError(ThreadmarkError):
+    """An argument is not acceptable; nothing was read or written."""
+
+
+class NotFoundError(ThreadmarkError):
+    """It does not exist for this owner."""
+
+
+class ConflictError(ThreadmarkError):
+    """It exists already, or it changed since it was read."""
+
+
+class OwnershipError(ThreadmarkError):
+    """It belongs to somebody else. Raised only where revealing that it exists is safe."""
+
+
+class StoreError(ThreadmarkError):
+    """The database could not do it; what was being written was rolled back."""
+
+
+class StoreBusyError(StoreError):
+    """Other writers kept the database locked for longer than the store's `busy_timeout`."""
+
+
+class SchemaVersionError(StoreError):
+    """The database was written by a newer Threadmark than this one."""
+
+
+class ModelError(ThreadmarkError):
+    """The model failed. `status` is the provider's HTTP status when there was one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TripwireError(ThreadmarkError):
+    """A processor stopped the turn."""
+
+
+class ApprovalError(ThreadmarkError):
+    """A decision on a pending call could not be taken."""

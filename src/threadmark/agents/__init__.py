@@ -1,0 +1,1 @@
+"""Who answers: the agent, its loop, its tools and its events."""

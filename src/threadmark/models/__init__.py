@@ -1,0 +1,1 @@
+"""Language models: the protocol in `base`, and a module per backend."""

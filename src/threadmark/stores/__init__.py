@@ -1,0 +1,1 @@
+"""Where memory is kept: the contract in `base`, and a package or module per database."""

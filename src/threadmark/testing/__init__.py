@@ -1,0 +1,1 @@
+"""Test doubles and the store conformance kit: public, documented, used by Threadmark's own tests."""
