@@ -52,7 +52,7 @@ def build_prompt(
     system: str = "",
     history: Sequence[Message] = (),
     context: Sequence[Message] = (),
-    input: Sequence[Message] = (),  # noqa: A002 - the field's name for what the caller sends
+    input: Sequence[Message] = (),
 ) -> Prompt:
     """Order the blocks of a turn. `system` is added to `instructions`; empty blocks are left out."""
     blocks: list[Block] = []

@@ -63,7 +63,7 @@ class Turn:
         run_id: str,
         thread: Thread | None,
         history: tuple[Message, ...],
-        input: tuple[Message, ...],  # noqa: A002
+        input: tuple[Message, ...],
         again: bool,
         finished: Run | None,
         answer: tuple[Message, ...] = (),
@@ -170,7 +170,7 @@ async def open_turn(
     *,
     resource: str,
     thread: ThreadSpec,
-    input: Sequence[Message],  # noqa: A002
+    input: Sequence[Message],
     settings: MemorySettings,
     agent: str,
     run_id: str,
@@ -230,8 +230,8 @@ def new_messages(
 ) -> tuple[tuple[Message, ...], Message | None]:
     """The messages of `given` that this turn adds, and the stored one that is asked again, if any.
 
-    In a thread that has messages, what follows the last assistant message is new, and what came before is taken for
-    a replay of what is stored. A message that is stored already is never changed: its stored copy stands.
+    In a thread that has messages, what follows the last assistant message is new, and what came before is
+    taken for a replay of what is stored. A message that is stored is never changed: its stored copy stands.
     If all of it is stored and it ends with a user's message, that message is asked again.
     """
     messages = [message for message in given if message.role != "system"]
