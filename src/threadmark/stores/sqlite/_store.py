@@ -110,7 +110,6 @@ class SQLiteStore(Store):
             db.execute("PRAGMA query_only=ON")
         else:
             db.execute("PRAGMA secure_delete=ON")
-            db.execute("PRAGMA wal_autocheckpoint=0")  # the engine does it, off the caller's thread
 
     def _prepare(self, db: Connection) -> None:
         if self._read_only:
