@@ -25,7 +25,7 @@ def main() -> int:
         print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
         print(f"{'':<42}{'threadmark':>14}{'raw sqlite3':>14}{'ratio':>8}  bar")
     for name in names:
-        for row in asyncio.run(CASES[name]()):  # type: ignore[arg-type]
+        for row in asyncio.run(CASES[name]()):
             rows.append(row)
             if not as_json:
                 print(_line(row), flush=True)

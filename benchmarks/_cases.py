@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from threadmark import Memory, Message
 
@@ -133,7 +134,7 @@ async def bulk() -> list[Row]:
 
 
 async def imports() -> list[Row]:
-    """`import threadmark` and making a `Memory`, each in a fresh process; the process's own start excluded."""
+    """`import threadmark` and making a `Memory`, each in a fresh process; Python's own start excluded."""
     rows = []
     for what, code in (
         ("import threadmark", "import threadmark"),
@@ -184,7 +185,7 @@ def _race(side: str, processes: int, tasks: int, seconds: float) -> dict[str, fl
         }
 
 
-CASES: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+CASES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "save": save,
     "read": read,
     "turn": turn,
