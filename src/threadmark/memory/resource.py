@@ -13,6 +13,7 @@ from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStat
 from ..stores.base import Direction, MessageQuery, Scalar, ThreadQuery
 from ._inputs import check_paging
 from .threads import ThreadHandle, Threads
+from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -35,6 +36,12 @@ class Resource:
 
     def __repr__(self) -> str:
         return f"<resource {self.id!r}>"
+
+    @property
+    def working_memory(self) -> WorkingMemoryHandle:
+        """This owner's working memory. Raises `ConfigurationError` if the memory keeps one for each thread."""
+        settings = self._memory.working_memory_settings("resource")
+        return WorkingMemoryHandle(self._memory, self.id, None, settings)
 
     def thread(self, id: str) -> ThreadHandle:
         """A handle on one thread of this owner, which may not exist yet."""
