@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
     from .memory.turn import ThreadSpec
+    from .memory.working import WorkingMemory
     from .stores.base import MessageChange, Store
     from .stores.sqlite import SQLiteStore
 
@@ -73,6 +74,7 @@ _HOMES = {
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.turn": ("ThreadSpec",),
+    ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -132,4 +134,5 @@ __all__ = [
     "TripwireError",
     "Usage",
     "ValidationError",
+    "WorkingMemory",
 ]

@@ -39,7 +39,7 @@ class Resource:
 
     @property
     def working_memory(self) -> WorkingMemoryHandle:
-        """This owner's working memory. Raises `ConfigurationError` if the memory keeps one for each thread."""
+        """This owner's working memory. Raises `ConfigurationError` if each thread has its own."""
         settings = self._memory.working_memory_settings("resource")
         return WorkingMemoryHandle(self._memory, self.id, None, settings)
 

@@ -134,7 +134,7 @@ class ThreadHandle:
 
     @property
     def working_memory(self) -> WorkingMemoryHandle:
-        """This thread's working memory. Raises `ConfigurationError` if the memory keeps one for each resource."""
+        """This thread's working memory. Raises `ConfigurationError` if the owner has one for all."""
         settings = self._memory.working_memory_settings("thread")
         return WorkingMemoryHandle(self._memory, self._resource, self.id, settings)
 

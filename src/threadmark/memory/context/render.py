@@ -113,7 +113,7 @@ def _present_user(message: Message) -> Message | None:
     if message.speaker is None and all(type(part) is TextPart for part in message.parts):
         return message if any(_has_content(part) for part in message.parts) else None
     told = [
-        TextPart(str(part.data.get("text", "")))
+        TextPart(f"{part.data.get('text', '')}\n\n")
         for part in message.parts
         if isinstance(part, DataPart) and part.name == CONTEXT_PART
     ]
