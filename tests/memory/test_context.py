@@ -292,7 +292,7 @@ class TestRendering:
 
     @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=80))
     def test_one_element_whatever_is_in_it(self, name: str, role: str, body: str) -> None:
-        """For any text there is one opening and one closing tag, and the escape of ordinary text is itself."""
+        """For any text there is one opening and one closing tag; ordinary text is itself."""
         rendered = render_turn(Speaker(id="x", name=name, role=role), body)
         assert rendered.count("<") == 2
         assert rendered.startswith("<turn ")
