@@ -1,4 +1,4 @@
-"""A model that answers from a script: deterministic, without network, and with a record of what it was asked."""
+"""A model that answers from a script: deterministic, offline, and with a record of what it was asked."""
 
 from __future__ import annotations
 
@@ -161,17 +161,17 @@ class ScriptedModel(Model):
         )
 
 
-def estimate_tokens(*values: str | Message | object) -> int:
-    """A token for every four characters of text, reasoning, arguments and tool outcomes, rounded up per text."""
+def estimate_tokens(*values: str | Message | ResponsePart | object) -> int:
+    """A token for every four characters of text, arguments and tool outcomes, rounded up for each text."""
     total = 0
     for value in values:
         if isinstance(value, Message):
             total += estimate_tokens(*value.parts)
             continue
-        texts = [value] if isinstance(value, str) else [getattr(value, "text", None)]
+        texts: list[str | None] = [value] if isinstance(value, str) else [getattr(value, "text", None)]
         if isinstance(value, ToolPart):
-            texts = [value.tool_name, _args_text(value.args)]
-            texts.append(to_json(value.output) if value.state == "result" else value.error)
+            outcome = to_json(value.output) if value.state == "result" else value.error
+            texts = [value.tool_name, _args_text(value.args), outcome]
         total += sum(-(-len(text) // 4) for text in texts if text)
     return total
 
