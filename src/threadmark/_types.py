@@ -162,7 +162,7 @@ class Message:
         text: str | None = None,
         role: Role = "user",
         parts: Sequence[Part] | None = None,
-        id: str | None = None,  # noqa: A002 - the field's name in every system of the field
+        id: str | None = None,
         speaker: Speaker | None = None,
         metadata: Mapping[str, Json] | None = None,
         created_at: datetime | None = None,
