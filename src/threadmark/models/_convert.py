@@ -192,14 +192,14 @@ def from_model_messages(history: Sequence[pai.ModelMessage]) -> list[Message]:
                 parts = _from_user(part.content, dumped["content"])
                 out.append(Message(role=role, parts=parts, created_at=part.timestamp))
             elif dumped["part_kind"] in ("tool-return", "retry-prompt") and dumped.get("tool_name"):
-                _settle(turn, dumped)
+                _settle(turn, dumped, bool(getattr(part, "files", None)))
             else:
                 raise ModelError(f"a request part of kind {dumped['part_kind']!r} cannot be kept")
     close()
     return out
 
 
-def _settle(turn: list[Part], dumped: dict[str, Any]) -> None:
+def _settle(turn: list[Part], dumped: dict[str, Any], has_files: bool) -> None:
     for index in range(len(turn) - 1, -1, -1):
         call = turn[index]
         if (
@@ -207,19 +207,22 @@ def _settle(turn: list[Part], dumped: dict[str, Any]) -> None:
             and call.tool_call_id == dumped["tool_call_id"]
             and call.state == "call"
         ):
-            turn[index] = _with_outcome(call, dumped)
+            turn[index] = _with_outcome(call, dumped, has_files)
             return
     raise ModelError(f"the outcome of tool call {dumped['tool_call_id']!r} has no call before it")
 
 
-def _with_outcome(call: ToolPart, dumped: dict[str, Any]) -> ToolPart:
+def _with_outcome(call: ToolPart, dumped: dict[str, Any], has_files: bool) -> ToolPart:
     content = dumped["content"]
     text = content if isinstance(content, str) else str(content)
     outcome = dumped.get("outcome", "retried")
     if outcome == "success":
         plain = ("part_kind", "tool_name", "tool_call_id", "content", "outcome", "timestamp")
         kept = {name: value for name, value in dumped.items() if name not in plain and value}
-        provider = {**(call.provider or {}), "return": kept} if kept else call.provider
+        provider = call.provider
+        if kept or has_files:
+            digests = {"content_file_digests": dumped.get("content_file_digests", [])}
+            provider = {**(provider or {}), "return": kept | digests}
         return replace(call, state="result", output=content, provider=provider)
     if outcome == "denied":
         return replace(call, state="denied", error=text)
@@ -244,8 +247,10 @@ def _from_user_item(item: pai.UserContent, dumped: Any) -> Part:
         return FilePart(media_type=item.media_type, data=item.data, name=file_name(item), provider=extra)
     kept = {"user_content": dumped}
     url = dumped.get("url") or dumped.get("file_id")
-    if url:
-        return FilePart(
-            media_type=dumped.get("media_type") or "application/octet-stream", url=url, provider=kept
-        )
-    return TextPart(dumped.get("content") or "", kept)
+    if not url:
+        return TextPart(dumped.get("content") or "", kept)
+    media_type = dumped.get("media_type") or "application/octet-stream"
+    named = isinstance(item, pai.FileUrl) and item.identifier != type(item)(item.url).identifier
+    return FilePart(
+        media_type=media_type, url=url, name=dumped["identifier"] if named else None, provider=kept
+    )
