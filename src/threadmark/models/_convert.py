@@ -23,6 +23,10 @@ from ._response import dump_messages, file_name, from_step, load_message, to_res
 INTERRUPTED: Final = "The call was interrupted. It has no result."
 DENIED: Final = "The call was denied."
 FAILED: Final = "The call failed."
+# Earlier versions know no interruption; the text then says it alone.
+_INTERRUPTED_OUTCOME: Final[Literal["interrupted", "failed"]] = (
+    "interrupted" if hasattr(pai, "INTERRUPTED_TOOL_RETURN_CONTENT") else "failed"
+)
 _URLS: Final[dict[str, type[pai.ImageUrl | pai.AudioUrl | pai.VideoUrl]]] = {
     "image": pai.ImageUrl,
     "audio": pai.AudioUrl,
@@ -107,7 +111,7 @@ def _tool_return(call: ToolPart) -> pai.ToolReturnPart:
         dumped = named | kept | {"part_kind": "tool-return", "content": call.output}
         with suppress(PydanticValidationError):
             return cast(pai.ToolReturnPart, load_message({"kind": "request", "parts": [dumped]}).parts[0])
-    outcome: Literal["success", "failed", "denied", "interrupted"] = "interrupted"
+    outcome: Literal["success", "failed", "denied", "interrupted"] = _INTERRUPTED_OUTCOME
     content: Json = call.output
     if call.state == "result":
         outcome = "success"
@@ -226,7 +230,7 @@ def _with_outcome(call: ToolPart, dumped: dict[str, Any], has_files: bool) -> To
         return replace(call, state="result", output=content, provider=provider)
     if outcome == "denied":
         return replace(call, state="denied", error=text)
-    if outcome == "interrupted":
+    if outcome == "interrupted" or text.startswith(INTERRUPTED):
         return replace(call, state="interrupted", error=None if text == INTERRUPTED else text)
     return replace(call, state="error", error=text)
 

@@ -66,7 +66,9 @@ def with_return(call: ToolPart, part: pai.ModelResponsePart, gap: int = 0) -> To
 
 def dump_messages(messages: Sequence[pai.ModelMessage]) -> list[dict[str, Any]]:
     """Pydantic AI's JSON form of `messages`."""
-    return cast("list[dict[str, Any]]", pai.ModelMessagesTypeAdapter.dump_python(list(messages), mode="json"))
+    # Its warnings are about kinds of later versions, which are checked here.
+    dumped = pai.ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", warnings=False)
+    return cast("list[dict[str, Any]]", dumped)
 
 
 def load_message(dumped: dict[str, Any]) -> pai.ModelMessage:
