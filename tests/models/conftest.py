@@ -29,6 +29,8 @@ class Wire(ThreadingHTTPServer):
         self.answer: Callable[[_Handler], None] = lambda handler: handler.json(text_answer("Hello"))
         self.bodies: list[dict[str, Any]] = []
         self.connections: list[tuple[str, int]] = []
+        self.asked = threading.Event()
+        """Set by the first request."""
         self.gone = threading.Event()
         """Set when the client has closed a connection that the server was still answering on."""
 
@@ -63,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self.wire.bodies.append(json.loads(body))
+        self.wire.asked.set()
         self.wire.answer(self)
 
     def log_message(self, format: str, *args: Any) -> None:

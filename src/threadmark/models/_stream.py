@@ -114,6 +114,8 @@ class StreamTranslator:
             state.shown += text
             yield PartDelta(state.index, text)
             return
+        if not isinstance(state.live, (pai.TextPart, pai.ThinkingPart)):
+            return
         if state.tail is None:
             state.tail, self._count = self._count, self._count + 1
             kind = ReasoningPart if isinstance(state.live, pai.ThinkingPart) else TextPart
