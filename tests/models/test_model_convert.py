@@ -68,6 +68,7 @@ def kinds(parts: Any) -> set[str]:
 # -- answers -----------------------------------------------------------------------------------------
 
 
+@made.unhurried
 @given(made.responses)
 def test_a_response_survives_our_message_and_its_stored_json(response: pai.ModelResponse) -> None:
     """Response to our parts, to stored JSON, to parts, to response: all that a provider can need is equal."""
@@ -150,6 +151,7 @@ def test_metadata_that_is_no_json_is_kept_as_json() -> None:
     assert part.provider_details == {"at": "2026-01-01T00:00:00Z", "raw": "_w==", "logprob": None}
 
 
+@made.unhurried
 @given(
     made.steps,
     st.lists(made.tool_parts() | made.our_files | st.builds(TextPart, made.texts, made.foreign), max_size=4),
@@ -185,6 +187,7 @@ def test_our_parts_survive_a_response(step: StepPart, parts: list[Part]) -> None
     assert again == once
 
 
+@made.unhurried
 @given(made.attached, made.texts, st.none() | made.names)
 def test_provider_metadata_of_our_parts_survives_a_response(
     provider: Any, text: str, signature: str | None
@@ -204,6 +207,7 @@ def test_metadata_that_cannot_be_read_does_not_lock_a_thread() -> None:
 # -- conversations -----------------------------------------------------------------------------------
 
 
+@made.unhurried
 @given(made.conversations, made.texts)
 def test_every_conversation_makes_a_prompt_that_providers_accept(
     messages: list[Message], instructions: str
@@ -233,6 +237,7 @@ def test_every_conversation_makes_a_prompt_that_providers_accept(
         assert prompt[-1].instructions == instructions
 
 
+@made.unhurried
 @given(made.conversations)
 def test_a_conversation_survives_the_way_to_a_model_and_back(messages: list[Message]) -> None:
     """Texts, files, calls and outcomes come back in order, and then come back again the same."""

@@ -106,6 +106,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Any], pai.ModelResponse]:
     return events + late, pai.ModelResponse(parts=parts)
 
 
+@made.unhurried
 @given(streams())
 def test_deltas_add_up_to_the_parts_of_the_response(stream: tuple[list[Any], pai.ModelResponse]) -> None:
     """Any cut, any order of parallel parts: each part starts once, ends once, and is what its deltas say."""

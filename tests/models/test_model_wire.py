@@ -288,7 +288,7 @@ async def test_cancelling_in_the_middle_of_a_stream_closes_its_connection(wire: 
     started = asyncio.Event()
 
     async def consume() -> None:
-        async with aclosing(wire.model().stream(ASK)) as events:  # type: ignore[type-var]
+        async with aclosing(wire.model().stream(ASK)) as events:
             async for event in events:
                 if isinstance(event, PartDelta):
                     started.set()
@@ -305,14 +305,14 @@ async def test_leaving_a_stream_early_closes_its_connection(wire: Wire) -> None:
     """`break` inside `aclosing` is enough, also when another task does the closing."""
     wire.answer = half_an_answer
     model = wire.model()
-    async with aclosing(model.stream(ASK)) as events:  # type: ignore[type-var]
+    async with aclosing(model.stream(ASK)) as events:
         async for event in events:
             if isinstance(event, PartDelta):
                 break
     assert await hung_up(wire)
 
     wire.gone.clear()
-    stream: Any = model.stream(ASK)
+    stream = model.stream(ASK)
     async for event in stream:
         if isinstance(event, PartDelta):
             break

@@ -16,7 +16,7 @@ _HIDDEN: Final = "[hidden]"
 _SECRET_NAMES: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
 # Keys as the large providers write them, and whatever follows an authorization scheme.
 _SECRETS: Final = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|AIza|csk|fw|pplx|nvapi|ghp|github_pat)[-_A-Za-z0-9]{12,}"
+    r"\b(?:(?:sk|pk|rk|gsk|xai|hf|r8|csk|fw|pplx|nvapi|ghp|github_pat)[-_]|AIza)[-_A-Za-z0-9]{12,}"
     r"|(?<=[Bb]earer )\S+|(?<=[Bb]asic )\S+|(?<=[?&]key=)[^&\s\"']+"
 )
 

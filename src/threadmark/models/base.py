@@ -7,7 +7,7 @@ no agent code depends on any provider's library.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -122,12 +122,13 @@ class Model(ABC):
         """Answer `request` in one piece."""
 
     @abstractmethod
-    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer `request` piece by piece.
 
         Each part gives `PartStarted`, any number of `PartDelta`, and `PartEnded`; text that `PartStarted`
         already holds is not repeated in a delta. Several parts may be open at once. `ResponseEnded` comes
-        last, always, unless it raises; its `parts[index]` are the parts of the events before it.
+        last, always, unless it raises; its `parts[index]` are the parts of the events before it. Who may
+        leave early closes the generator (`contextlib.aclosing`), which ends the request.
         """
 
     async def aclose(self) -> None:  # noqa: B027 - most models have nothing to close

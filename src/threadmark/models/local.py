@@ -53,9 +53,7 @@ _TEMPLATE: Final = """\
 {%- endfor %}<|im_end|>
 {% elif message.role == 'tool' -%}
 <|im_start|>user
-<tool_response>
-{{ message.content }}
-</tool_response><|im_end|>
+Result: {{ message.content }}<|im_end|>
 {% endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -78,7 +78,7 @@ class PydanticAIModel(Model):
         except Exception as error:
             raise model_error(self._name, error, *self._secrets) from error
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """See `Model.stream`. Close the iterator when leaving early (`contextlib.aclosing`): that, or
         cancelling the task, closes the connection."""
         try:
