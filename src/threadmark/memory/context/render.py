@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import unified_diff
 
 from ..._types import DataPart, Message, Part, Speaker, TextPart, ToolPart
@@ -17,6 +18,8 @@ CONTEXT_PART = "threadmark.context"
 
 HIDDEN_TOOLS = frozenset({"update_working_memory"})
 """Tools of memory itself. Their calls are stored, and left out of later prompts: their effect is shown."""
+
+INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _INVISIBLE = re.compile(
@@ -88,7 +91,7 @@ def present(message: Message, *, past: bool) -> Message | None:
         if isinstance(part, ToolPart) and part.tool_name in HIDDEN_TOOLS and past:
             changed = True
         elif isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed:
-            parts.append(closed(part))
+            parts.append(interrupted(part))
             changed = True
         else:
             parts.append(part)
@@ -97,16 +100,9 @@ def present(message: Message, *, past: bool) -> Message | None:
     return message.replace(parts=parts) if changed else message
 
 
-def closed(part: ToolPart) -> ToolPart:
-    """A call that never had an outcome, with one that says so: providers refuse calls without outcome."""
-    return ToolPart(
-        tool_call_id=part.tool_call_id,
-        tool_name=part.tool_name,
-        args=part.args,
-        state="interrupted",
-        error=part.error or "The call was interrupted; whether it had an effect is not known.",
-        provider=part.provider,
-    )
+def interrupted(call: ToolPart) -> ToolPart:
+    """`call`, which never had an outcome, with one that says so: providers refuse calls without outcome."""
+    return replace(call, state="interrupted", error=INTERRUPTED)
 
 
 def _present_user(message: Message) -> Message | None:
