@@ -164,7 +164,7 @@ class TurnState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWrite:
-    """Insert a run (`if_version=0`) or replace it if it still has version `if_version`, else `ConflictError`."""
+    """Insert a run (`if_version=0`), or replace it while its version is `if_version`, else `ConflictError`."""
 
     id: str
     agent: str
@@ -288,13 +288,16 @@ class Store(ABC):
     async def update_messages(
         self, owner: str, thread_id: str, changes: Sequence[MessageChange], now: datetime
     ) -> list[Message]:
-        """Apply `changes` to messages of this thread, all or none. Returns the changed ones; unknown ids are skipped."""
+        """Apply `changes` to messages of this thread, all or none.
+
+        Returns the changed messages; unknown ids are skipped.
+        """
 
     @abstractmethod
     async def delete_messages(
         self, owner: str, thread_id: str, ids: Sequence[str], now: datetime
     ) -> list[str]:
-        """Delete messages of this thread. Returns the ids that were there. Their `seq`s are not used again."""
+        """Delete messages of this thread. Returns the ids that were there; their `seq`s stay unused."""
 
     # -- turns and runs ------------------------------------------------------------------------------
 

@@ -1,0 +1,302 @@
+"""One writer, many readers.
+
+All writes of a process go through one thread and one connection. While it commits, further writes queue up;
+it then runs them together in one transaction, each in its own savepoint, so that many waiting writers share
+one commit and one failing write undoes only itself. Reads run on a few other threads, each with its own
+connection, and never wait for the writer (WAL). Results return to whichever event loop asked.
+
+An in-memory database has one connection, so its reads join the writer's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from ..._errors import StoreBusyError, ThreadmarkError
+from ._driver import Connect, Connection, translate
+
+T = TypeVar("T")
+Job: TypeAlias = Callable[[Connection], T]
+Kind: TypeAlias = Literal["transaction", "exclusive"]
+
+MAX_GROUP = 256
+"""Most writes that share one commit."""
+
+
+class _Call:
+    """A job on its way to a thread, and the future of whoever waits for it."""
+
+    __slots__ = ("error", "future", "job", "kind", "loop", "value")
+
+    def __init__(self, job: Job[Any], kind: Kind) -> None:
+        self.job = job
+        self.kind = kind
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+def _settle(calls: list[_Call]) -> None:
+    for call in calls:
+        if call.future.done():
+            continue
+        if call.error is None:
+            call.future.set_result(call.value)
+        else:
+            call.future.set_exception(call.error)
+
+
+def _answer(calls: list[_Call]) -> None:
+    """Hand results back, waking each event loop once."""
+    loops = {call.loop for call in calls}
+    for loop in loops:
+        mine = calls if len(loops) == 1 else [call for call in calls if call.loop is loop]
+        # A closed loop has nobody waiting on it any more, and the work itself is done.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, mine)
+
+
+class Engine:
+    """Runs jobs against one database file. `prepare` is run once on the writer's connection, first."""
+
+    def __init__(
+        self,
+        path: str,
+        connect: Connect,
+        *,
+        prepare: Callable[[Connection], None],
+        configure: Callable[[Connection, bool], None],
+        read_only: bool,
+        readers: int,
+        busy_timeout: float,
+    ) -> None:
+        self._path = path
+        self._connect = connect
+        self._prepare = prepare
+        self._configure = configure
+        self._read_only = read_only
+        self._max_readers = 0 if path == ":memory:" else readers
+        self._busy_timeout = busy_timeout
+        self._lock = threading.Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._writes: SimpleQueue[_Call | None] = SimpleQueue()
+        self._reads: SimpleQueue[_Call | None] = SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._readers: list[threading.Thread] = []
+        self._waiting_reads = 0
+        self._ready = False
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    async def write(self, job: Job[T], kind: Kind = "transaction") -> T:
+        """Run `job` inside a write transaction that is committed when this returns."""
+        call = _Call(job, kind)
+        self._put_write(call)
+        result: T = await call.future
+        return result
+
+    async def read(self, job: Job[T]) -> T:
+        """Run `job` on one consistent view of the database."""
+        if not self._ready:
+            await self.write(lambda _: None)  # the writer creates or upgrades the schema first
+        call = _Call(job, "transaction")
+        if not self._max_readers:
+            self._put_write(call)
+        else:
+            with self._lock:
+                self._check_process()
+                self._waiting_reads += 1
+                if not self._readers or self._waiting_reads > len(self._readers) < self._max_readers:
+                    self._readers.append(self._start(self._serve_reads, self._reads))
+                self._reads.put(call)
+        result: T = await call.future
+        return result
+
+    async def close(self) -> None:
+        """Finish what was accepted, then close all connections."""
+        with self._lock:
+            if self._pid != os.getpid() or self._writer is None:
+                self._reset()
+                return
+            threads = [self._writer, *self._readers]
+            self._writes.put(None)
+            for _ in self._readers:
+                self._reads.put(None)
+            self._reset()
+        await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))
+
+    def _put_write(self, call: _Call) -> None:
+        with self._lock:
+            self._check_process()
+            if self._writer is None:
+                self._writer = self._start(self._serve_writes, self._writes)
+            self._writes.put(call)
+
+    def _check_process(self) -> None:
+        # Threads do not survive a fork, and SQLite forbids using the parent's connections: start afresh.
+        if self._pid != os.getpid():
+            self._reset()
+
+    def _start(self, target: Callable[..., None], queue: SimpleQueue[_Call | None]) -> threading.Thread:
+        thread = threading.Thread(target=target, args=(queue,), name="threadmark-sqlite", daemon=True)
+        thread.start()
+        return thread
+
+    # -- the writer's thread -------------------------------------------------------------------------
+
+    def _serve_writes(self, queue: SimpleQueue[_Call | None]) -> None:
+        connection: Connection | None = None
+        while (call := queue.get()) is not None:
+            calls = [call]
+            stop = False
+            while len(calls) < MAX_GROUP:
+                try:
+                    more = queue.get_nowait()
+                except Empty:
+                    break
+                if more is None:
+                    stop = True
+                    break
+                calls.append(more)
+            # A caller that gave up before its turn wants nothing written.
+            calls = [call for call in calls if not call.future.cancelled()]
+            try:
+                if connection is None:
+                    connection = self._open(False)
+                    self._ready = True
+            except BaseException as error:
+                for call in calls:
+                    call.error = self._translated(error)
+            else:
+                self._run(connection, calls)
+            _answer(calls)
+            if stop:
+                break
+        if connection is not None:
+            connection.close()
+
+    def _run(self, connection: Connection, calls: list[_Call]) -> None:
+        group = [call for call in calls if call.kind == "transaction"]
+        if len(group) > 1:
+            self._run_together(connection, group)
+        elif group:
+            self._run_alone(connection, group[0])
+        for call in calls:
+            if call.kind == "exclusive":
+                try:
+                    call.value = call.job(connection)
+                except BaseException as error:
+                    call.error = self._translated(error)
+
+    def _run_alone(self, connection: Connection, call: _Call) -> None:
+        call.value = call.error = None
+        try:
+            connection.execute(self._begin)
+            call.value = call.job(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            _rollback(connection)
+            call.error = self._translated(error)
+
+    def _run_together(self, connection: Connection, calls: list[_Call]) -> None:
+        try:
+            connection.execute(self._begin)
+        except BaseException as error:
+            for call in calls:
+                call.error = self._translated(error)
+            return
+        try:
+            self._run_jobs(connection, calls)
+        except BaseException:
+            # The transaction as a whole failed (a full disk, say): each write gets its own chance.
+            _rollback(connection)
+            for call in calls:
+                self._run_alone(connection, call)
+
+    def _run_jobs(self, connection: Connection, calls: list[_Call]) -> None:
+        for call in calls:
+            connection.execute("SAVEPOINT job")
+            try:
+                call.value = call.job(connection)
+            except BaseException as error:
+                if not connection.in_transaction():
+                    raise  # the engine rolled everything back, the other jobs' work too
+                connection.execute("ROLLBACK TO job")
+                call.error = self._translated(error)
+            connection.execute("RELEASE job")
+        connection.execute("COMMIT")
+
+    @property
+    def _begin(self) -> str:
+        return "BEGIN" if self._read_only else "BEGIN IMMEDIATE"
+
+    # -- the readers' threads ------------------------------------------------------------------------
+
+    def _serve_reads(self, queue: SimpleQueue[_Call | None]) -> None:
+        connection: Connection | None = None
+        while (call := queue.get()) is not None:
+            try:
+                if connection is None:
+                    connection = self._open(True)
+                connection.execute("BEGIN")
+                call.value = call.job(connection)
+                connection.execute("COMMIT")
+            except BaseException as error:
+                call.error = self._translated(error)
+                if connection is not None:
+                    _rollback(connection)
+            with self._lock:
+                if queue is self._reads:
+                    self._waiting_reads -= 1
+            _answer([call])
+        if connection is not None:
+            connection.close()
+
+    # -- connections ---------------------------------------------------------------------------------
+
+    def _open(self, reader: bool) -> Connection:
+        """Connect, waiting for other processes that create, recover or close the file right now."""
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            connection = None
+            try:
+                connection = self._connect(self._path, self._read_only, self._busy_timeout)
+                self._configure(connection, reader)
+                if not reader:
+                    self._prepare(connection)
+                return connection
+            except Exception as error:
+                if connection is not None:
+                    _rollback(connection)
+                    connection.close()
+                if isinstance(self._translated(error), StoreBusyError) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    continue
+                raise
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if isinstance(error, ThreadmarkError) or not isinstance(error, Exception):
+            return error
+        if type(error).__module__ in ("apsw", "sqlite3"):
+            translated = translate(error, self._path)
+            translated.__cause__ = error
+            return translated
+        return error
+
+
+def _rollback(connection: Connection) -> None:
+    # A connection that cannot even roll back is beyond help; its next statement will say so.
+    with contextlib.suppress(Exception):
+        if connection.in_transaction():
+            connection.execute("ROLLBACK")
