@@ -164,7 +164,7 @@ class TurnState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWrite:
-    """Insert a run (`if_version=0`), or replace it while its version is `if_version`, else `ConflictError`."""
+    """Insert a run (`if_version=0`), or replace it while it has that version; else `ConflictError`."""
 
     id: str
     agent: str

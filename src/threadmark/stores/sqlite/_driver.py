@@ -32,11 +32,14 @@ class Connection(Protocol):
 
     def in_transaction(self) -> bool: ...
 
+    def set_busy_timeout(self, seconds: float) -> None:
+        """How long the following statements wait for another connection's lock."""
+
     def close(self) -> None: ...
 
 
-Connect: TypeAlias = Callable[[str, bool, float], Connection]
-"""Opens `(path or ":memory:", read_only, busy_timeout in seconds)`. Raises `StoreError`."""
+Connect: TypeAlias = Callable[[str, bool], Connection]
+"""Opens `(path or ":memory:", read_only)`. Raises what the engine raises."""
 
 
 def translate(error: Exception, path: str) -> StoreError:
@@ -82,17 +85,19 @@ class _Apsw:
     def in_transaction(self) -> bool:
         return bool(self._connection.in_transaction)
 
+    def set_busy_timeout(self, seconds: float) -> None:
+        self._connection.set_busy_timeout(int(seconds * 1000))
+
     def close(self) -> None:
         self._connection.close()
 
 
-def connect_apsw(path: str, read_only: bool, busy_timeout: float) -> Connection:
+def connect_apsw(path: str, read_only: bool) -> Connection:
     """Open with apsw."""
     import apsw
 
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(path, flags=flags)
-    connection.set_busy_timeout(int(busy_timeout * 1000))
     return _Apsw(connection)
 
 
@@ -119,18 +124,19 @@ class _Stdlib:
     def in_transaction(self) -> bool:
         return self._connection.in_transaction
 
+    def set_busy_timeout(self, seconds: float) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+
     def close(self) -> None:
         self._connection.close()
 
 
-def connect_stdlib(path: str, read_only: bool, busy_timeout: float) -> Connection:
+def connect_stdlib(path: str, read_only: bool) -> Connection:
     """Open with the standard library."""
     from urllib.parse import quote
 
     name = path if path == ":memory:" else f"file:{quote(path)}?mode={'ro' if read_only else 'rwc'}"
-    connection = sqlite3.connect(
-        name, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
-    )
+    connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
     return _Stdlib(connection)
 
 

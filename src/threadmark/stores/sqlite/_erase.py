@@ -13,11 +13,15 @@ from ._driver import Connection
 def erase(db: Connection, owner: str, thread_id: str | None, now: datetime) -> ErasureReceipt:
     """Delete rows, inside a transaction that the engine opened."""
     removed: Counter[str] = Counter()
-    if thread_id is not None:
-        removed.update(_threads.delete(db, owner, thread_id))
-    else:
-        for (id_,) in db.execute("SELECT id FROM threads WHERE resource_id = ?", (owner,)):
-            removed.update(_threads.delete(db, owner, id_))
+    only, params = ("", [owner]) if thread_id is None else (" AND id = ?", [owner, thread_id])
+    for number, id_ in db.execute(f"SELECT number, id FROM threads WHERE resource_id = ?{only}", params):
+        # Clones live on, but no longer name what they were cloned from.
+        db.execute(
+            "UPDATE threads SET source_number = NULL, source_thread_id = NULL, source_message_id = NULL, "
+            "cloned_at = NULL WHERE source_number = ?",
+            (number,),
+        )
+        removed.update(_threads.delete(db, owner, id_))
     return ErasureReceipt(
         resource_id=owner, thread_id=thread_id, removed=dict(removed), scrubbed=False, erased_at=now
     )

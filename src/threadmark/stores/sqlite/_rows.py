@@ -67,16 +67,17 @@ def thread_from_row(row: Row) -> Thread:
 
 def message_from_row(row: Row) -> Message:
     _, thread_id, seq, id_, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, at = row
-    return Message(
-        id=id_,
-        role=role,
-        parts=parts_from_json(parts),
-        speaker=None if speaker_id is None else Speaker(id=speaker_id, name=speaker_name, role=speaker_role),
-        metadata=None if metadata is None else from_json(metadata),
-        created_at=time_from_text(at),
-        seq=seq,
-        thread_id=thread_id,
-        run_id=run_id,
+    speaker = None if speaker_id is None else Speaker(id=speaker_id, name=speaker_name, role=speaker_role)
+    return Message.stored(
+        id_,
+        role,
+        parts_from_json(parts),
+        speaker,
+        {} if metadata is None else from_json(metadata),
+        time_from_text(at),
+        seq,
+        thread_id,
+        run_id,
     )
 
 

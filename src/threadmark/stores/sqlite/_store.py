@@ -38,6 +38,16 @@ from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._rows import thread_from_row
 
+_SHORT = (8, 32, 100_000)
+"""Messages, parts each, and characters each, up to which a turn is written on the caller's thread."""
+
+
+def _is_short(write: TurnWrite) -> bool:
+    messages, parts, characters = _SHORT
+    return len(write.messages) <= messages and all(
+        len(message.parts) <= parts and len(message.text) <= characters for message in write.messages
+    )
+
 
 class SQLiteStore(Store):
     """Everything in one SQLite file, or in memory.
@@ -83,6 +93,7 @@ class SQLiteStore(Store):
             read_only=read_only,
             readers=readers,
             busy_timeout=busy_timeout,
+            flushes=durability == "full",
         )
 
     def __repr__(self) -> str:
@@ -99,6 +110,7 @@ class SQLiteStore(Store):
             db.execute("PRAGMA query_only=ON")
         else:
             db.execute("PRAGMA secure_delete=ON")
+            db.execute("PRAGMA wal_autocheckpoint=0")  # the engine does it, off the caller's thread
 
     def _prepare(self, db: Connection) -> None:
         if self._read_only:
@@ -185,7 +197,7 @@ class SQLiteStore(Store):
 
     async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
         check_id("resource", owner)
-        return await self._engine.write(lambda db: _turns.write(db, owner, write))
+        return await self._engine.write(lambda db: _turns.write(db, owner, write), short=_is_short(write))
 
     async def get_run(self, owner: str, run_id: str) -> Run | None:
         check_id("resource", owner)

@@ -62,7 +62,17 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         thread=thread_from_row(after),
         messages=tuple(
             [
-                message.replace(seq=seq, created_at=time_from_text(at), thread_id=turn.thread_id)
+                Message.stored(
+                    message.id,
+                    message.role,
+                    message.parts,
+                    message.speaker,
+                    message.metadata,
+                    time_from_text(at),
+                    seq,
+                    turn.thread_id,
+                    message.run_id,
+                )
                 for message, (seq, at) in zip(batch, placed, strict=True)
             ]
         ),
