@@ -111,9 +111,7 @@ class FaultyStore(Store):
 
         self._arm(operation, when, nth, act)
 
-    def delay(
-        self, operation: str, seconds: float, *, when: When = "before", nth: int | None = None
-    ) -> None:
+    def delay(self, operation: str, seconds: float, *, when: When = "before", nth: int | None = None) -> None:
         """Wait `seconds` and go on; every time, unless `nth` says which."""
 
         async def act(call: Call) -> None:

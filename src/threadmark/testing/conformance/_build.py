@@ -25,7 +25,7 @@ class Builders:
 
     def thread(
         self,
-        id: str,  # noqa: A002
+        id: str,
         *,
         title: str = "",
         metadata: Mapping[str, Json] | None = None,
@@ -51,7 +51,12 @@ class Builders:
         ]
 
     def turn(
-        self, thread_id: str, messages: Sequence[Message | str] = (), *, at: datetime | None = None, **rest: Any
+        self,
+        thread_id: str,
+        messages: Sequence[Message | str] = (),
+        *,
+        at: datetime | None = None,
+        **rest: Any,
     ) -> TurnWrite:
         """A turn with these messages (or texts), at `at` or by the clock; `rest` as in `TurnWrite`."""
         return TurnWrite(
@@ -61,7 +66,7 @@ class Builders:
             **rest,
         )
 
-    def run(self, id: str, **fields: Any) -> RunWrite:  # noqa: A002
+    def run(self, id: str, **fields: Any) -> RunWrite:
         """A run to insert, running unless `fields` (those of `RunWrite`) say otherwise."""
         fields.setdefault("agent", "support")
         fields.setdefault("status", "running")
@@ -72,11 +77,11 @@ class Builders:
         """A change of a thread, at `at` or by the clock; `fields` as in `ThreadChange`."""
         return ThreadChange(now=self.clock() if at is None else at, **fields)
 
-    def edit(self, id: str, **fields: Any) -> MessageChange:  # noqa: A002
+    def edit(self, id: str, **fields: Any) -> MessageChange:
         """A change of a message; `fields` as in `MessageChange`."""
         return MessageChange(id=id, **fields)
 
-    def clone(self, id: str, *, at: datetime | None = None, **fields: Any) -> CloneRequest:  # noqa: A002
+    def clone(self, id: str, *, at: datetime | None = None, **fields: Any) -> CloneRequest:
         """A request for a clone called `id`; `fields` as in `CloneRequest`."""
         fields.setdefault("new_id", self.new_id)
         return CloneRequest(id=id, now=self.clock() if at is None else at, **fields)

@@ -37,7 +37,9 @@ async def refuses(
     except error as caught:
         return caught
     except Exception as other:
-        raise AssertionError(f"{why}\nexpected {_names(error)}, got {type(other).__name__}: {other}") from other
+        raise AssertionError(
+            f"{why}\nexpected {_names(error)}, got {type(other).__name__}: {other}"
+        ) from other
     raise AssertionError(f"{why}\nexpected {_names(error)}, got the result {_short(result)}")
 
 
@@ -62,10 +64,8 @@ def difference(expected: object, actual: object, path: str = "value") -> str | N
         if expected != actual or expected.utcoffset() != actual.utcoffset():
             return f"{path}: expected {expected.isoformat()}, got {actual.isoformat()}"
         return None
-    if isinstance(expected, float):
-        equal = repr(expected) == repr(actual)
-    else:
-        equal = expected == actual
+    # `repr` tells 0.0 from -0.0, which are equal.
+    equal = repr(expected) == repr(actual) if isinstance(expected, float) else expected == actual
     return None if equal else f"{path}: {_contrast(expected, actual)}"
 
 
@@ -90,7 +90,9 @@ def _sequences(
         if found:
             return found
     if len(expected) != len(actual):
-        return f"{path}: expected {len(expected)} items {_short(expected)}, got {len(actual)} {_short(actual)}"
+        return (
+            f"{path}: expected {len(expected)} items {_short(expected)}, got {len(actual)} {_short(actual)}"
+        )
     return None
 
 
