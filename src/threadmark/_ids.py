@@ -56,6 +56,22 @@ def check_count(name: str, value: object, *, least: int = 0) -> int:
     return value
 
 
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ValidationError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValidationError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def check_paging(page: object, per_page: object) -> tuple[int, int | None]:
+    """A page number and size. `per_page=None` is everything, on page 0. Raises `ValidationError`."""
+    number = check_count("page", page)
+    if per_page is None:
+        if number:
+            raise ValidationError("page must be 0 when per_page is None: everything is on one page")
+        return 0, None
+    return number, check_count("per_page", per_page)
+
+
 def check_metadata(value: object, *, kind: str = "metadata") -> dict[str, Any]:
     """Return a shallow copy of `value` if it is a JSON object that reads back as it was written.
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 from ..._errors import ConfigurationError, StoreError
-from ..._ids import check_id
+from ..._ids import check_count, check_id, check_paging
 from ..._types import (
     ErasureReceipt,
     Message,
@@ -175,6 +175,8 @@ class SQLiteStore(Store):
         self, owner: str, ids: Sequence[str], *, thread_id: str | None = None, before: int = 0, after: int = 0
     ) -> list[Message]:
         check_id("resource", owner)
+        check_count("before", before)
+        check_count("after", after)
         return await self._engine.read(lambda db: _messages.by_ids(db, owner, ids, thread_id, before, after))
 
     async def update_messages(
@@ -213,6 +215,7 @@ class SQLiteStore(Store):
         per_page: int | None = 100,
     ) -> RunPage:
         check_id("resource", owner)
+        check_paging(page, per_page)
         return await self._engine.read(
             lambda db: _turns.list_runs(db, owner, thread_id, status, page, per_page)
         )
@@ -233,6 +236,7 @@ class SQLiteStore(Store):
             return receipt
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
+        check_count("limit", limit)
         rows = await self._engine.read(
             lambda db: db.execute("SELECT id FROM resources WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         )
