@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 from ..._errors import ConfigurationError, StoreError
-from ..._ids import check_count, check_id, check_paging
+from ..._ids import check_count, check_id, check_paging, check_text
 from ..._types import (
     ErasureReceipt,
     Message,
@@ -155,6 +155,7 @@ class SQLiteStore(Store):
 
     async def clone_history(self, owner: str, thread_id: str) -> list[Thread]:
         check_id("resource", owner)
+        check_id("thread", thread_id)
         return await self._engine.read(lambda db: _threads.history(db, owner, thread_id))
 
     async def list_clones(self, owner: str, thread_id: str, *, all_owners: bool = False) -> list[Thread]:
@@ -237,12 +238,14 @@ class SQLiteStore(Store):
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)
+        check_text("after", after)
         rows = await self._engine.read(
             lambda db: db.execute("SELECT id FROM resources WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         )
         return [row[0] for row in rows]
 
     async def find_owners(self, thread_id: str) -> list[str]:
+        check_id("thread", thread_id)
         rows = await self._engine.read(
             lambda db: db.execute(
                 "SELECT resource_id FROM threads WHERE id = ? ORDER BY resource_id", (thread_id,)

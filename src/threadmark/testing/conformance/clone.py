@@ -157,9 +157,12 @@ async def taken_ids(h: Harness) -> None:
         request = CloneRequest(id="t2", now=h.clock(), new_id=made.__next__)
         await refuses(ConflictError, store.clone_thread("ann", "t1", request), why)
         same(before, await dump(store, "ann"), "nothing is written")
+
+    async def clone(last: float) -> object:
+        return await store.clone_thread("ann", "t1", h.clone("t2", last=last))
+
     for last in (-1, 1.5):
-        clone = store.clone_thread("ann", "t1", h.clone("t2", last=last))
-        await refuses(ValidationError, clone, f"last={last!r}")
+        await refuses(ValidationError, clone(last), f"last={last!r}")
     same(before, await dump(store, "ann"), "nothing is written")
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 from ..._errors import ValidationError
 from ..._types import Thread, ThreadPage
 from ...stores.base import Store, ThreadQuery
-from ._expect import refuses, same
+from ._expect import holds, refuses, same
 from ._harness import Harness
 from ._registry import behaviour
 
@@ -192,6 +192,22 @@ async def typed_filters(h: Harness) -> None:
         page = await store.list_threads("ann", ThreadQuery(metadata={"k": value}, per_page=None))
         same(sorted(expected), sorted(names(page)), f"filter k={value!r} ({type(value).__name__})")
         same(len(expected), page.total, f"the total of filter k={value!r} ({type(value).__name__})")
+
+
+@behaviour("listing: a filter for text that some database cannot hold finds exactly that, or is refused")
+async def awkward_filters(h: Harness) -> None:
+    store = await h.fresh()
+    values = ["\x00", "a", "a\x00", "a\x00b", "\ud800", "\udfff", "?", "\ufffd", "🙂", "\ud83d"]
+    for n, value in enumerate(values):
+        await store.create_thread("ann", h.thread(f"t{n}", metadata={"k": value}))
+    for n, value in enumerate(values):
+        try:
+            page = await store.list_threads("ann", ThreadQuery(metadata={"k": value}))
+        except ValidationError:
+            holds(not value.isprintable(), f"the filter k={value!r} must work")
+            continue
+        same([f"t{n}"], names(page), f"filter k={value!r}")
+        same(1, page.total, f"the total of filter k={value!r}")
 
 
 @behaviour("listing: a filter key means a key of that name, nothing deeper")
