@@ -83,6 +83,9 @@ class SQLiteStore(Store):
         if not path and read_only:
             raise ConfigurationError("a database in memory cannot be opened read-only")
         self._path = path or ":memory:"
+        if self._path == ":memory:":
+            # It ends with this object, and nobody else can reach it.
+            vars(self)["capabilities"] = frozenset({"scrub"})
         self._durability = durability
         self._read_only = read_only
         self._engine = Engine(
