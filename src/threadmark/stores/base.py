@@ -208,7 +208,8 @@ class TurnWrite:
     The thread is created with `title` and `metadata` if it does not exist; if it does, `title` is ignored
     and `metadata` merged. With `create=False` a missing thread raises `NotFoundError`. A message whose id
     is in the thread already replaces that message's content and keeps its `seq` and `created_at`; one
-    whose id the owner uses in another thread raises `ConflictError`.
+    whose id the owner uses in another thread raises `ConflictError`. Messages without a `run_id` get that of
+    `run`; those without a `created_at` get `now`; system messages are left out.
     """
 
     thread_id: str

@@ -41,6 +41,7 @@ def save(
     last_seq: int,
     batch: Sequence[Message],
     at: datetime,
+    run_id: str | None,
 ) -> tuple[list[tuple[int, str]], int]:
     """Insert messages after `last_seq`, or replace those whose id the thread has.
 
@@ -49,7 +50,7 @@ def save(
     placed: list[tuple[int, str]] = []
     base, seq = first_key(number), last_seq
     for message in batch:
-        row = message_to_row(message, at)
+        row = message_to_row(message, at, run_id)
         db.execute(_INSERT, (base + seq + 1, owner, thread_id, seq + 1, *row))
         if db.changes():
             seq += 1

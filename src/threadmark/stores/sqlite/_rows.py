@@ -80,9 +80,10 @@ def message_from_row(row: Row) -> Message:
     )
 
 
-def message_to_row(message: Message, at: datetime) -> tuple[Any, ...]:
-    """The columns of a message that its own fields decide: from `id` to `created_at`."""
+def message_to_row(message: Message, at: datetime, run_id: str | None) -> tuple[Any, ...]:
+    """The columns of a message from `id` to `created_at`; `at` and `run_id` are for those without."""
     speaker = message.speaker
+    run_id = run_id if message.run_id is None else message.run_id
     return (
         check_id("message", message.id),
         message.role,
@@ -91,7 +92,7 @@ def message_to_row(message: Message, at: datetime) -> tuple[Any, ...]:
         None if speaker is None else optional_text("speaker role", speaker.role),
         parts_to_json(message.parts),
         to_json(message.metadata, "message metadata") if message.metadata else None,
-        None if message.run_id is None else check_id("run", message.run_id),
+        None if run_id is None else check_id("run", run_id),
         time_to_text(message.created_at or at),
     )
 

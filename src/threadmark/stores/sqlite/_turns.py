@@ -49,7 +49,8 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         if (text := to_json(merged)) != metadata:
             metadata, version = text, version + 1
     batch = [message for message in turn.messages if message.role != "system"]
-    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now)
+    run_id = None if turn.run is None else turn.run.id
+    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now, run_id)
     updated = _threads.later(row, turn.now)
     db.execute(
         "UPDATE threads SET metadata = ?, updated_at = ?, message_count = ?, last_seq = ?, version = ? "
@@ -71,7 +72,7 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
                     time_from_text(at),
                     seq,
                     turn.thread_id,
-                    message.run_id,
+                    run_id if message.run_id is None else message.run_id,
                 )
                 for message, (seq, at) in zip(batch, placed, strict=True)
             ]
