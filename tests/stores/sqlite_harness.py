@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from threadmark.stores.sqlite import SQLiteStore
+from threadmark.stores.sqlite._driver import find_driver
 from threadmark.testing.conformance import Harness
 
 KINDS = ("file", "memory", "stdlib")
@@ -31,18 +30,29 @@ def make_harness(folder: Path, kind: str) -> Harness:
     return Harness(partial(make_store, folder, kind), files=partial(files_of, folder))
 
 
-def raw(path: str | Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, read without the store."""
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {
-            table: sorted(db.execute(f"SELECT * FROM {table}"), key=repr)
-            for table in sorted(tables)
-            if table != "schema_migrations"
-        }
+def select(path: str | Path, *statements: str, driver: str = "apsw") -> list[list[tuple[Any, ...]]]:
+    """The rows of each statement, all read from one state of the file, without the store.
+
+    With the same SQLite library as a store that has the file open in this process: a file that two
+    libraries open in one process loses its locks, and with them what is in its log.
+    """
+    db = find_driver(driver)(str(path), False)
+    try:
+        db.set_busy_timeout(30)
+        db.execute("BEGIN")
+        return [db.execute(statement) for statement in statements]
+    finally:
+        db.close()
 
 
-def integrity(path: str | Path) -> str:
+def raw(path: str | Path, driver: str = "apsw") -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table but the record of migrations."""
+    names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'schema_migrations'"
+    tables = sorted([name for (name,) in select(path, names, driver=driver)[0]])
+    found = select(path, *[f"SELECT * FROM {table}" for table in tables], driver=driver)
+    return {table: sorted(rows, key=repr) for table, rows in zip(tables, found, strict=True)}
+
+
+def integrity(path: str | Path, driver: str = "apsw") -> str:
     """What SQLite says of the file: "ok", or what is damaged."""
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        return str(db.execute("PRAGMA integrity_check").fetchone()[0])
+    return str(select(path, "PRAGMA integrity_check", driver=driver)[0][0][0])

@@ -1,4 +1,4 @@
-"""Faults on purpose: a store that fails, dies or dawdles where a test wants it to."""
+"""Faults on purpose: a store, or a database driver, that fails, dies or dawdles where a test wants it to."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from .._errors import StoreError
 from ..stores.base import Store
 
+if TYPE_CHECKING:
+    from ..stores.sqlite._driver import Connection, Row
+
 When = Literal["before", "after"]
 _Method = TypeVar("_Method", bound=Callable[..., Awaitable[Any]])
+
+
+def die() -> None:
+    """End this process at once with SIGKILL: nothing is flushed, closed or rolled back."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(slots=True)
@@ -107,7 +115,7 @@ class FaultyStore(Store):
         """End this process at once with SIGKILL: nothing is flushed, closed or rolled back."""
 
         async def act(call: Call) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
         self._arm(operation, when, nth, act)
 
@@ -180,3 +188,98 @@ class FaultyStore(Store):
     erase = _through(Store.erase)
     list_owners = _through(Store.list_owners)
     find_owners = _through(Store.find_owners)
+
+
+class FaultyDriver:
+    """SQLite's driver, with faults between its statements.
+
+    Give it to the store as `SQLiteStore(path, driver=FaultyDriver())`. `statements` lists the SQL that was
+    begun, in order, on all the store's connections, since it was made or `reset`; the rows of an
+    `executemany` count one by one. The n-th statement from the arming on, counted from 1, is the one
+    spoilt: `when="before"` it reaches SQLite, or "after" it was done. Faults are one-shot.
+    """
+
+    def __init__(self, driver: str = "apsw") -> None:
+        from ..stores.sqlite._driver import find_driver
+
+        self.statements: list[str] = []
+        self._connect = find_driver(driver)
+        self._faults: list[_StatementFault] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str, read_only: bool) -> Connection:
+        """Open a connection: what the store does with its driver."""
+        return _FaultyConnection(self, self._connect(path, read_only))
+
+    def fail(self, nth: int, *, when: When = "before", error: Exception | None = None) -> None:
+        """Raise `error` (a `StoreError` unless given) at the n-th statement."""
+
+        def act(sql: str) -> None:
+            raise StoreError(f"injected fault {when} {sql[:60]!r}") if error is None else error
+
+        self.act(nth, act, when=when)
+
+    def kill(self, nth: int, *, when: When = "before") -> None:
+        """End this process with SIGKILL at the n-th statement."""
+        self.act(nth, lambda sql: die(), when=when)
+
+    def act(self, nth: int, action: Callable[[str], None], *, when: When = "before") -> None:
+        """Call `action(sql)` at the n-th statement, on the thread that runs it."""
+        if nth < 1:
+            raise ValueError(f"nth counts from 1, not {nth!r}")
+        with self._lock:
+            self._faults.append(_StatementFault(len(self.statements) + nth, when, action))
+
+    def reset(self) -> None:
+        """Disarm every fault and forget the statements."""
+        with self._lock:
+            self._faults.clear()
+            self.statements.clear()
+
+    def begun(self, sql: str) -> int:
+        """Count a statement that is about to run; its number."""
+        with self._lock:
+            self.statements.append(sql)
+            number = len(self.statements)
+        self.at(number, sql, "before")
+        return number
+
+    def at(self, number: int, sql: str, when: When) -> None:
+        """Do what is armed for this point."""
+        with self._lock:
+            due = [fault for fault in self._faults if fault.number == number and fault.when == when]
+            self._faults = [fault for fault in self._faults if fault not in due]
+        for fault in due:
+            fault.action(sql)
+
+
+@dataclass(frozen=True, slots=True)
+class _StatementFault:
+    number: int
+    when: When
+    action: Callable[[str], None]
+
+
+class _FaultyConnection:
+    def __init__(self, driver: FaultyDriver, connection: Connection) -> None:
+        self._driver = driver
+        self._connection = connection
+        self.changes = connection.changes
+        self.in_transaction = connection.in_transaction
+        self.set_busy_timeout = connection.set_busy_timeout
+        self.close = connection.close
+
+    def execute(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
+        number = self._driver.begun(sql)
+        rows = self._connection.execute(sql, params)
+        self._driver.at(number, sql, "after")
+        return rows
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        def counted() -> Iterator[Sequence[object]]:
+            for row in rows:
+                number = self._driver.begun(sql)
+                yield row  # the engine runs the statement before it asks for the next row
+                self._driver.at(number, sql, "after")
+
+        self._connection.executemany(sql, counted())
