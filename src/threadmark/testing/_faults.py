@@ -185,6 +185,9 @@ class FaultyStore(Store):
     write_turn = _through(Store.write_turn)
     get_run = _through(Store.get_run)
     list_runs = _through(Store.list_runs)
+    get_working_memory = _through(Store.get_working_memory)
+    list_working_memory = _through(Store.list_working_memory)
+    write_working_memory = _through(Store.write_working_memory)
     erase = _through(Store.erase)
     list_owners = _through(Store.list_owners)
     find_owners = _through(Store.find_owners)
@@ -267,6 +270,7 @@ class _FaultyConnection:
         self.changes = connection.changes
         self.in_transaction = connection.in_transaction
         self.set_busy_timeout = connection.set_busy_timeout
+        self.watch_log = connection.watch_log
         self.close = connection.close
 
     def execute(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
