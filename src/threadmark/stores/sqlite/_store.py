@@ -237,6 +237,8 @@ class SQLiteStore(Store):
         self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
     ) -> list[WorkingMemoryVersion]:
         check_id("resource", owner)
+        if limit is not None:
+            check_count("limit", limit)
 
         def job(db: Connection) -> list[WorkingMemoryVersion]:
             row = None if thread_id is None else _threads.find(db, owner, thread_id)
