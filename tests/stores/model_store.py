@@ -29,6 +29,7 @@ from threadmark._types import (
     ThreadPage,
     ThreadSource,
     Usage,
+    WorkingMemoryVersion,
 )
 from threadmark.stores.base import (
     CloneRequest,
@@ -43,6 +44,7 @@ from threadmark.stores.base import (
     TurnReceipt,
     TurnState,
     TurnWrite,
+    WorkingMemoryWrite,
 )
 
 T = TypeVar("T")
@@ -58,12 +60,13 @@ class Tables:
     messages: dict[tuple[str, str], Message] = field(default_factory=dict)
     saved: dict[tuple[str, str], int] = field(default_factory=dict)
     runs: dict[tuple[str, str], Run] = field(default_factory=dict)
+    working: dict[tuple[str, str | None], tuple[WorkingMemoryVersion, ...]] = field(default_factory=dict)
     counter: int = 0
 
     def copy(self) -> Tables:
         return Tables(
             dict(self.threads), dict(self.numbers), dict(self.sources), dict(self.messages),
-            dict(self.saved), dict(self.runs), self.counter,
+            dict(self.saved), dict(self.runs), dict(self.working), self.counter,
         )  # fmt: skip
 
     def next(self) -> int:
@@ -256,6 +259,16 @@ class ModelStore(Store):
         )
         t.threads[to, request.id] = made
         t.sources[t.numbers[to, request.id]] = t.numbers[owner, thread_id]
+        for current in t.working.get((owner, thread_id), ())[:1]:
+            first = replace(
+                current,
+                resource_id=to,
+                thread_id=request.id,
+                version=1,
+                run_id=None,
+                created_at=made.created_at,
+            )
+            t.working[to, request.id] = (first,)
         return ThreadClone(thread=own(made), id_map=ids)
 
     async def clone_history(self, owner: str, thread_id: str) -> list[Thread]:
@@ -307,6 +320,9 @@ class ModelStore(Store):
                 t.saved[new_owner, message.id] = t.saved.pop((owner, message.id))
             for run in runs:
                 t.runs[new_owner, run.id] = t.runs.pop((owner, run.id))
+            if (owner, thread_id) in t.working:
+                versions = t.working.pop((owner, thread_id))
+                t.working[new_owner, thread_id] = tuple([replace(v, resource_id=new_owner) for v in versions])
             after = replace(
                 thread,
                 resource_id=new_owner,
@@ -430,12 +446,16 @@ class ModelStore(Store):
             thread = t.threads.get((owner, query.thread_id))
             line = messages_of(t, owner, query.thread_id)
             run = None if query.run_id is None else t.runs.get((owner, query.run_id))
+            place = query.thread_id if query.working_memory == "thread" else None
             start = 0 if query.last is None else max(0, len(line) - query.last)
             return TurnState(
                 thread=own(thread),
                 history=tuple([own(message) for message in line[start:]]),
                 known={message.id: own(message) for message in line if message.id in query.known_ids},
                 run=own(run),
+                working_memory=next(iter(t.working.get((owner, place), ())), None)
+                if query.working_memory
+                else None,
             )
 
         return self._read(owner, work)
@@ -485,6 +505,8 @@ class ModelStore(Store):
             last_seq=seq,
             version=version,
         )
+        if write.working_memory is not None:
+            self._remember(t, owner, write.working_memory, at)
         return TurnReceipt(
             thread=own(t.threads[key]),
             messages=tuple(placed),
@@ -544,13 +566,58 @@ class ModelStore(Store):
 
         return self._read(owner, work)
 
+    # -- working memory ------------------------------------------------------------------------------
+
+    async def get_working_memory(
+        self, owner: str, *, thread_id: str | None = None
+    ) -> WorkingMemoryVersion | None:
+        return next(iter(await self.list_working_memory(owner, thread_id=thread_id)), None)
+
+    async def list_working_memory(
+        self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
+    ) -> list[WorkingMemoryVersion]:
+        if limit is not None:
+            check_count("limit", limit)
+        return self._read(owner, lambda t: list(t.working.get((owner, thread_id), ())[:limit]))
+
+    async def write_working_memory(
+        self, owner: str, write: WorkingMemoryWrite, now: datetime
+    ) -> WorkingMemoryVersion:
+        return self._write(owner, lambda t: self._remember(t, owner, write, utc("now", now)))
+
+    def _remember(
+        self, t: Tables, owner: str, write: WorkingMemoryWrite, at: datetime
+    ) -> WorkingMemoryVersion:
+        if write.thread_id is not None:
+            need(t, owner, write.thread_id)
+        if write.run_id is not None:
+            check_id("run", write.run_id)
+        if not isinstance(write.content, str):
+            raise ValidationError("content must be a string")
+        versions = t.working.get((owner, write.thread_id), ())
+        if write.if_version != len(versions):
+            raise ConflictError(f"working memory has version {len(versions)}, not {write.if_version}")
+        made = WorkingMemoryVersion(
+            resource_id=owner,
+            thread_id=write.thread_id,
+            version=len(versions) + 1,
+            content=write.content,
+            changed_by=write.changed_by,
+            run_id=write.run_id,
+            created_at=at,
+        )
+        t.working[owner, write.thread_id] = (made, *versions)
+        return made
+
     # -- erasure and administration ------------------------------------------------------------------
 
     async def erase(
         self, owner: str, *, thread_id: str | None = None, now: datetime, scrub: bool = True
     ) -> ErasureReceipt:
         def work(t: Tables) -> dict[str, int]:
-            total = {"threads": 0, "messages": 0, "runs": 0}
+            total = {"threads": 0, "messages": 0, "runs": 0, "working_memory": 0}
+            if thread_id is None:
+                total["working_memory"] = len(t.working.pop((owner, None), ()))
             for who, id_ in list(t.threads):
                 if who != owner or thread_id not in (None, id_):
                     continue
@@ -570,7 +637,8 @@ class ModelStore(Store):
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)
         with self._lock:
-            return sorted({owner for owner, _ in self.tables.threads if owner > after})[:limit]
+            owners = {owner for owner, _ in [*self.tables.threads, *self.tables.working]}
+            return sorted([owner for owner in owners if owner > after])[:limit]
 
     async def find_owners(self, thread_id: str) -> list[str]:
         check_id("thread", thread_id)
@@ -637,7 +705,7 @@ def remove(t: Tables, owner: str, thread_id: str) -> dict[str, int]:
     """Remove a thread with all that is its own; how many rows of each table."""
     check_id("thread", thread_id)
     if (owner, thread_id) not in t.threads:
-        return {"threads": 0, "messages": 0, "runs": 0}
+        return {"threads": 0, "messages": 0, "runs": 0, "working_memory": 0}
     messages = messages_of(t, owner, thread_id)
     runs = [key for key, run in t.runs.items() if key[0] == owner and run.thread_id == thread_id]
     for message in messages:
@@ -646,4 +714,10 @@ def remove(t: Tables, owner: str, thread_id: str) -> dict[str, int]:
         del t.runs[key]
     t.sources.pop(t.numbers.pop((owner, thread_id)), None)
     del t.threads[owner, thread_id]
-    return {"threads": 1, "messages": len(messages), "runs": len(runs)}
+    versions = t.working.pop((owner, thread_id), ())
+    return {
+        "threads": 1,
+        "messages": len(messages),
+        "runs": len(runs),
+        "working_memory": len(versions),
+    }

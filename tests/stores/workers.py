@@ -109,9 +109,15 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "delete_messages": lambda s, b: s.delete_messages("ann", "t1", ["m1", "m3"], b.clock()),
     "write_turn": lambda s, b: s.write_turn("ann", b.turn("t1", ["a", "b"], metadata={"z": 1})),
-    "write_turn to a new thread": lambda s, b: s.write_turn("new", b.turn("new", ["a", "b"], run=b.run("new"))),
+    "write_turn to a new thread": lambda s, b: s.write_turn(
+        "new", b.turn("new", ["a", "b"], run=b.run("new"))
+    ),
     "write_turn over an old message": lambda s, b: s.write_turn(
         "ann", b.turn("t1", ["a", b.message("x", id="m2")], run=b.run("r1", status="finished", if_version=1))
+    ),
+    "write_working_memory": lambda s, b: s.write_working_memory("ann", b.remember("x"), b.clock()),
+    "write_turn that remembers": lambda s, b: s.write_turn(
+        "new", b.turn("new", ["a"], working_memory=b.remember("x", thread_id="new"))
     ),
     "erase a thread": lambda s, b: s.erase("ann", thread_id="t1", now=b.clock(), scrub=False),
     "erase an owner": lambda s, b: s.erase("ann", now=b.clock(), scrub=False),

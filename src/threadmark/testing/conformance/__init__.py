@@ -58,6 +58,7 @@ for _topic in (
     "order",
     "turns",
     "runs",
+    "working_memory",
     "ownership",
     "clone",
     "transfer",

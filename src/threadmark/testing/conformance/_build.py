@@ -8,7 +8,15 @@ from itertools import count
 from typing import Any
 
 from ..._types import Json, Message
-from ...stores.base import CloneRequest, MessageChange, NewThread, RunWrite, ThreadChange, TurnWrite
+from ...stores.base import (
+    CloneRequest,
+    MessageChange,
+    NewThread,
+    RunWrite,
+    ThreadChange,
+    TurnWrite,
+    WorkingMemoryWrite,
+)
 from .._clock import FakeClock
 
 
@@ -72,6 +80,11 @@ class Builders:
         fields.setdefault("status", "running")
         fields.setdefault("started_at", self.clock())
         return RunWrite(id=id, **fields)
+
+    def remember(self, content: str, *, if_version: int = 0, **fields: Any) -> WorkingMemoryWrite:
+        """A version of working memory after `if_version`; `fields` as in `WorkingMemoryWrite`."""
+        fields.setdefault("changed_by", "agent")
+        return WorkingMemoryWrite(content=content, if_version=if_version, **fields)
 
     def change(self, *, at: datetime | None = None, **fields: Any) -> ThreadChange:
         """A change of a thread, at `at` or by the clock; `fields` as in `ThreadChange`."""

@@ -9,19 +9,23 @@ from ._expect import same
 
 
 async def dump(store: Store, owner: str) -> dict[str, Any]:
-    """All threads of `owner` in order of creation, and per thread its messages and its runs.
+    """All threads of `owner` in order of creation, and per thread its messages, runs and working memory.
+
+    Working memory holds all versions, newest first; that of the resource itself is under `None`.
 
     Reads in several steps: compare dumps only when nobody writes.
     """
     threads = (await store.list_threads(owner, ThreadQuery(per_page=None, direction="asc"))).threads
     messages = {}
     runs = {}
+    remembered: dict[str | None, object] = {None: await store.list_working_memory(owner, limit=None)}
     for thread in threads:
         query = MessageQuery(thread_id=thread.id, order="asc")
         messages[thread.id] = (await store.list_messages(owner, query)).messages
         found = (await store.list_runs(owner, thread_id=thread.id, per_page=None)).runs
         runs[thread.id] = sorted(found, key=lambda run: run.id)
-    return {"threads": threads, "messages": messages, "runs": runs}
+        remembered[thread.id] = await store.list_working_memory(owner, thread_id=thread.id, limit=None)
+    return {"threads": threads, "messages": messages, "runs": runs, "working_memory": remembered}
 
 
 async def whole(store: Store, owner: str, *, gaps: bool = False) -> dict[str, Any]:

@@ -7,10 +7,13 @@ interchangeable. A failure names the first place where the two differ.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any, TypeVar
+
+from ..._errors import ConflictError, NotFoundError
 
 _Error = TypeVar("_Error", bound=BaseException)
 
@@ -41,6 +44,15 @@ async def refuses(
             f"{why}\nexpected {_names(error)}, got {type(other).__name__}: {other}"
         ) from other
     raise AssertionError(f"{why}\nexpected {_names(error)}, got the result {_short(result)}")
+
+
+async def settle(tasks: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Run all to their end, and give results and errors; raise errors that no contract knows."""
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in done:
+        if isinstance(one, BaseException) and not isinstance(one, (ConflictError, NotFoundError)):
+            raise one
+    return done
 
 
 def difference(expected: object, actual: object, path: str = "value") -> str | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..._errors import ConflictError, NotFoundError
 from ..._types import Message
 from ...stores.base import Store, TurnQuery, TurnReceipt
 from ._dump import whole
-from ._expect import holds, same
+from ._expect import holds, same, settle
 from ._harness import Harness
 from ._registry import behaviour
 
@@ -37,15 +36,6 @@ def turns_of(messages: Sequence[Message]) -> list[str]:
 def said(h: Harness, turn: str, size: int) -> list[Message]:
     """The messages of a turn, readable by `turns_of`."""
     return [h.message(f"{turn}/{place}/{size}") for place in range(size)]
-
-
-async def settle(tasks: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Run all to their end, and give results and errors; raise errors that no contract knows."""
-    done = await asyncio.gather(*tasks, return_exceptions=True)
-    for one in done:
-        if isinstance(one, BaseException) and not isinstance(one, (ConflictError, NotFoundError)):
-            raise one
-    return done
 
 
 @behaviour("concurrency: eight writers on one thread leave no gap in seq, and every turn in one piece")

@@ -37,7 +37,7 @@ async def owner(h: Harness) -> None:
     found = counts(receipt)
     same((3, 8, 2), (found["threads"], found["messages"], found["runs"]), "rows removed per table")
     same(sum(receipt.removed.values()), receipt.total, "the total")
-    same({"threads": (), "messages": {}, "runs": {}}, await dump(store, "ann"), "nothing is left")
+    same(await dump(store, "nobody"), await dump(store, "ann"), "nothing is left")
     same(0, (await store.list_threads("ann", ThreadQuery())).total, "no thread is counted")
     same(0, (await store.list_messages("ann", MessageQuery())).total, "no message is left")
     same(0, (await store.list_runs("ann")).total, "no run is left")
@@ -122,7 +122,7 @@ async def honest(h: Harness) -> None:
 async def scrubbed(h: Harness) -> None:
     store = await h.fresh()
     who = "owner-to-forget"
-    marks = [f"forget-{n}-{'me' * 30}" for n in range(9)]
+    marks = [f"forget-{n}-{'me' * 30}" for n in range(10)]
     await store.write_turn("bob", h.turn("t1", [h.message("remember-this " * 200) for _ in range(50)]))
     for n in range(40):
         parts = [TextPart(f"{marks[0]} {n} " * 50), DataPart(marks[1], {marks[2]: [marks[3]]})]
@@ -133,6 +133,8 @@ async def scrubbed(h: Harness) -> None:
         turn = h.turn(f"{marks[8]}-{n % 4}", [message], title=marks[8], metadata={"m": marks[5]}, run=run)
         await store.write_turn(who, turn)
         await store.write_turn("bob", h.turn(f"t{n % 3}", [f"remember-this {n}"]))
+    for thread in (None, turn.thread_id):
+        await store.write_working_memory(who, h.remember(marks[9], thread_id=thread), h.clock())
     kept = await dump(store, "bob")
     edit = h.edit(message.id, parts=(TextPart("short"),))
     await store.update_messages(who, turn.thread_id, [edit], h.clock())

@@ -23,7 +23,15 @@ async def furnished(h: Harness) -> Store:
     store = await h.fresh()
     for n in (1, 2):
         messages = [h.message(f"private {n}", id=f"m{2 * n - 1}"), h.message(f"more {n}", id=f"m{2 * n}")]
-        turn = h.turn(f"t{n}", messages, title=f"secret {n}", metadata={"k": n}, run=h.run(f"r{n}"))
+        remember = h.remember(f"secret {n}", thread_id=f"t{n}")
+        turn = h.turn(
+            f"t{n}",
+            messages,
+            title=f"secret {n}",
+            metadata={"k": n},
+            run=h.run(f"r{n}"),
+            working_memory=remember,
+        )
         await store.write_turn(SECRET, turn)
     await store.write_turn("bob", h.turn("bobs", [h.message("mine", id="b1")], run=h.run("br")))
     return store
@@ -65,6 +73,14 @@ async def foreign(h: Harness) -> None:
         "get_run": lambda t, m, r: store.get_run("bob", r),
         "list_runs": lambda t, m, r: store.list_runs("bob", thread_id=t),
         "write a run": lambda t, m, r: store.write_turn("bob", h.turn("bobs", run=h.run(r, if_version=1))),
+        "get_working_memory": lambda t, m, r: store.get_working_memory("bob", thread_id=t),
+        "list_working_memory": lambda t, m, r: store.list_working_memory("bob", thread_id=t),
+        "write_working_memory": lambda t, m, r: store.write_working_memory(
+            "bob", h.remember("x", thread_id=t, if_version=1), noon
+        ),
+        "remember in a turn": lambda t, m, r: store.write_turn(
+            "bob", h.turn("bobs", working_memory=h.remember("x", thread_id=t))
+        ),
         "erase": lambda t, m, r: store.erase("bob", thread_id=t, now=noon, scrub=False),
     }
     for name, attempt in attempts.items():
@@ -98,6 +114,7 @@ async def collisions(h: Harness) -> None:
             title=owner,
             metadata={"of": owner},
             run=h.run("r1", agent=owner),
+            working_memory=h.remember(owner),
         )
         receipt = await store.write_turn(owner, turn)
         same((True, [1, 2]), (receipt.created, [m.seq for m in receipt.messages]), f"{owner} starts afresh")
@@ -110,6 +127,7 @@ async def collisions(h: Harness) -> None:
         await store.write_turn(mine, h.turn("t1", run=h.run("r1", status="finished", if_version=1)))
         await store.delete_messages(mine, "t1", ["m1"], h.clock())
         await store.clone_thread(mine, "t1", h.clone("t2"))
+        await store.write_working_memory(mine, h.remember("again", if_version=1), h.clock())
         same(theirs, await dump(store, other), f"what {mine} does leaves {other} alone")
         own = (await dump(store, mine))["messages"]["t1"]
         same(["again", "3"], [message.text for message in own], f"{mine} has its own")
