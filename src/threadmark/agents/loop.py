@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from .._errors import ModelError, ThreadmarkError
+from .._errors import ModelError, StoreError, ThreadmarkError
 from .._ids import new_id
 from .._types import (
     ErrorPart,
@@ -109,16 +109,8 @@ class Run:
                 raise  # nothing is stored, and no model was asked
             self._reason, failure = "error", error
         self._wind_up(failure)
-        saved: Sequence[Message] = ()
-        unsaved: Exception | None = None
-        try:
-            saved = await self._commit(failure)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            if isinstance(error.__cause__, Exception):
-                unsaved = error.__cause__
-        except Exception as error:
-            unsaved = error
+        saved, unsaved, late = await self._commit(failure)
+        cancelled = cancelled or late
         result = self._result(saved)
         cause = unsaved or failure
         if cancelled is not None:
@@ -280,16 +272,18 @@ class Run:
             name, _, message = describe_error(failure).partition(": ")
             self._parts.append(ErrorPart(name=name, message=message))
 
-    async def _commit(self, failure: Exception | None) -> Sequence[Message]:
-        """Store the turn. Returns the messages as they were stored."""
+    async def _commit(
+        self, failure: Exception | None
+    ) -> tuple[Sequence[Message], BaseException | None, asyncio.CancelledError | None]:
+        """Store the turn: the messages as stored, or why they are not; and a cancellation meanwhile."""
         if self._turn is None or not self._turn.writes:
-            return ()
+            return (), None, None
         status: RunStatus = "finished"
         if self._reason in ("aborted", "timeout"):
             status = "aborted"
         elif failure is not None:
             status = "failed"
-        receipt = await settle(
+        commit, cancelled = await finish(
             self._turn.commit(
                 self._message() if self._parts else None,
                 status=status,
@@ -298,7 +292,12 @@ class Run:
                 error=None if failure is None else describe_error(failure),
             )
         )
-        return () if receipt is None else receipt.messages
+        if commit.cancelled():  # by an event loop that is being shut down
+            return (), StoreError("storing the turn was cancelled"), cancelled
+        if (error := commit.exception()) is not None:
+            return (), error, cancelled
+        receipt = commit.result()
+        return () if receipt is None else receipt.messages, None, cancelled
 
     def _result(self, saved: Sequence[Message]) -> AgentResult:
         plan, turn = self._plan, self._turn
@@ -340,8 +339,10 @@ def _with(result: AgentResult, error: E) -> E:
     return error
 
 
-async def settle(call: Coroutine[Any, Any, T]) -> T:
-    """Run `call` to its end even if the caller is cancelled meanwhile; the cancellation then goes on."""
+async def finish(
+    call: Coroutine[Any, Any, T],
+) -> tuple[asyncio.Task[T], asyncio.CancelledError | None]:
+    """Run `call` to its end, as a task, even if the caller is cancelled meanwhile; both are returned."""
     task = asyncio.ensure_future(call)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -349,6 +350,12 @@ async def settle(call: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             cancelled = error
+    return task, cancelled
+
+
+async def settle(call: Coroutine[Any, Any, T]) -> T:
+    """Run `call` to its end even if the caller is cancelled meanwhile; the cancellation then goes on."""
+    task, cancelled = await finish(call)
     if cancelled is not None:
         raise cancelled from (None if task.cancelled() else task.exception())
     return task.result()
