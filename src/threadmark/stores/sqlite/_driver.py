@@ -35,6 +35,12 @@ class Connection(Protocol):
     def set_busy_timeout(self, seconds: float) -> None:
         """How long the following statements wait for another connection's lock."""
 
+    def watch_log(self, grew: Callable[[int], None]) -> bool:
+        """Call `grew` with the write-ahead log's pages after each commit; checkpoints are then the caller's.
+
+        False if this driver cannot; SQLite then goes on checkpointing by itself.
+        """
+
     def close(self) -> None: ...
 
 
@@ -88,6 +94,14 @@ class _Apsw:
     def set_busy_timeout(self, seconds: float) -> None:
         self._connection.set_busy_timeout(int(seconds * 1000))
 
+    def watch_log(self, grew: Callable[[int], None]) -> bool:
+        def hook(connection: object, database: str, pages: int) -> int:
+            grew(pages)
+            return 0
+
+        self._connection.set_wal_hook(hook)
+        return True
+
     def close(self) -> None:
         self._connection.close()
 
@@ -126,6 +140,9 @@ class _Stdlib:
 
     def set_busy_timeout(self, seconds: float) -> None:
         self._connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+
+    def watch_log(self, grew: Callable[[int], None]) -> bool:
+        return False
 
     def close(self) -> None:
         self._connection.close()

@@ -34,10 +34,8 @@ Kind: TypeAlias = Literal["transaction", "exclusive"]
 MAX_GROUP = 256
 """Most writes that share one commit."""
 
-CHECKPOINT_BYTES = 4 * 2**20
-"""Size of the write-ahead log from which it is copied into the database file."""
-
-_CHECK_LOG_EVERY = 64  # commits
+CHECKPOINT_PAGES = 1000
+"""Length of the write-ahead log from which it is copied into the database file."""
 
 
 class _Call:
@@ -125,7 +123,7 @@ class Engine:
         self._writer: threading.Thread | None = None
         self._readers: list[threading.Thread] = []
         self._waiting_reads = 0
-        self._commits = 0
+        self._checkpoint_at = CHECKPOINT_PAGES
         self._shared = _Shared()
 
     # -- asking --------------------------------------------------------------------------------------
@@ -227,16 +225,14 @@ class Engine:
         except BaseException as error:
             _rollback(connection)
             call.error = self._translated(error)
-        self._count_commit()
 
-    def _count_commit(self) -> None:
-        """Have the log checkpointed when it has grown. Looking at its size costs a little: not each time."""
-        self._commits += 1
-        if self._commits >= _CHECK_LOG_EVERY:
-            self._commits = 0
-            with contextlib.suppress(OSError):
-                if os.stat(f"{self._path}-wal").st_size > CHECKPOINT_BYTES:
-                    self._writes.put("checkpoint")
+    def _log_grew(self, pages: int) -> None:
+        """Have the log checkpointed, again after as much more if a reader of an old state held it back."""
+        if pages < CHECKPOINT_PAGES:
+            self._checkpoint_at = CHECKPOINT_PAGES
+        elif pages >= self._checkpoint_at:
+            self._checkpoint_at = pages + CHECKPOINT_PAGES
+            self._writes.put("checkpoint")
 
     # -- the writer's thread -------------------------------------------------------------------------
 
@@ -295,7 +291,6 @@ class Engine:
             for call in calls:
                 self._run_in_savepoint(connection, call)
             connection.execute("COMMIT")
-            self._count_commit()
         except BaseException:
             # The transaction as a whole failed (a full disk, say): each write gets its own chance.
             _rollback(connection)
@@ -348,6 +343,7 @@ class Engine:
                 self._configure(connection, reader)
                 if not reader:
                     self._prepare(connection)
+                    connection.watch_log(self._log_grew)
                 return connection
             except Exception as error:
                 if connection is not None:
