@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
@@ -85,7 +85,7 @@ async def test_a_failing_second_call_keeps_the_first_step(memory: Memory, stored
 async def test_any_exception_of_a_model_is_a_model_error(memory: Memory, stored: Stored) -> None:
     """A model that raises something else is a `ModelError` with that as its cause."""
     for script in ([RuntimeError("bug")], [TimeoutError("socket")], []):
-        agent = Agent("a", model=ScriptedModel(script), memory=memory)  # type: ignore[arg-type]
+        agent = Agent("a", model=ScriptedModel(script), memory=memory)
         with pytest.raises(ModelError) as caught:
             await agent.generate("hi", resource="ana", thread="t", step_timeout=60, timeout=60)
         assert caught.value.result.finish_reason == "error"
@@ -116,7 +116,7 @@ class Cut(Model):
     async def request(self, request: ModelRequest) -> ModelResponse:
         raise NotImplementedError
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         return
         yield
 
@@ -220,7 +220,7 @@ async def test_a_slow_model_is_stopped(memory: Memory, stored: Stored, limit: st
         return ToolCall("add", {"a": 1, "b": 2})
 
     agent = Agent("a", model=ScriptedModel(reply), memory=memory, tools=[add])
-    result = await agent.generate("go", resource="ana", thread="t", **{limit: 0.1})  # type: ignore[arg-type]
+    result = await agent.generate("go", resource="ana", thread="t", **{limit: 0.5})  # type: ignore[arg-type]
     assert result.finish_reason == "timeout"
     assert [call.output for call in result.tool_calls] == [3]
     assert (await stored())[1] == result.message
@@ -231,7 +231,7 @@ async def test_a_slow_model_is_stopped(memory: Memory, stored: Stored, limit: st
 
 async def test_a_time_limit_keeps_streamed_text(memory: Memory, stored: Stored) -> None:
     """A streamed answer is kept as far as it came; the stream ends with `finish`, reason "timeout"."""
-    model = ScriptedModel(["Hello " * 50], delay=0.01)
+    model = ScriptedModel(["Hello " * 300], delay=0.01)
     stream = Agent("a", model=model, memory=memory).stream("hi", resource="ana", thread="t", timeout=0.1)
     async with stream:
         events = [event async for event in stream]
@@ -239,7 +239,7 @@ async def test_a_time_limit_keeps_streamed_text(memory: Memory, stored: Stored) 
     assert events[-1].type == "finish"
     text = (await stored())[1].text
     assert text
-    assert ("Hello " * 50).startswith(text)
+    assert ("Hello " * 300).startswith(text)
     assert "".join(event.text for event in events if event.type == "text-delta") == text
 
 
@@ -261,7 +261,7 @@ async def test_tools_are_stopped_by_the_limit(memory: Memory, stored: Stored) ->
     """Finished calls keep their results, also behind an unfinished one, which is marked as interrupted."""
     calls = [ToolCall("add", {"a": 1, "b": 2}), ToolCall("hang"), ToolCall("add", {"a": 2, "b": 2})]
     agent = Agent("a", model=ScriptedModel([calls]), memory=memory, tools=[add, hang])
-    stream = agent.stream("go", resource="ana", thread="t", timeout=0.1)
+    stream = agent.stream("go", resource="ana", thread="t", timeout=0.5)
     async with stream:
         events = [event async for event in stream]
     result = await stream.result()
@@ -340,10 +340,9 @@ async def test_cancelling_generate_stores_an_aborted_run(memory: Memory, stored:
         await asyncio.Event().wait()
 
     calls = [ToolCall("add", {"a": 1, "b": 2}), ToolCall("wait")]
-    agent = Agent("a", model=ScriptedModel([calls]), memory=memory, tools=[add, wait])
+    agent = Agent("a", model=ScriptedModel([calls]), memory=memory, tools=[add, wait], tool_concurrency=1)
     task = asyncio.create_task(agent.generate("go", resource="ana", thread="t", run_id="r"))
     await started.wait()
-    await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
@@ -426,7 +425,7 @@ async def break_off(stream: AgentStream) -> None:
 async def test_a_cancelled_reader_cancels_the_run(memory: Memory, stored: Stored) -> None:
     """A task that is cancelled inside `async with`, even while leaving it, stops the run and stores it."""
     for leave_first in (False, True):
-        agent = Agent("a", model=ScriptedModel(["Hello " * 20], delay=0.005), memory=memory)
+        agent = Agent("a", model=ScriptedModel(["Hello " * 300], delay=0.005), memory=memory)
         thread = f"t{leave_first}"
         stream = agent.stream("hi", resource="ana", thread=thread)
 
@@ -481,7 +480,7 @@ def test_the_event_loop_may_end_during_a_stream(tmp_path: object) -> None:
 
 async def test_steps_are_marked(memory: Memory, stored: Stored) -> None:
     """The step of an unfinished model call is marked with its model and without a finish reason."""
-    model = ScriptedModel(["Hello " * 20], delay=0.005)
+    model = ScriptedModel(["Hello " * 300], delay=0.005)
     stream = Agent("a", model=model, memory=memory).stream("hi", resource="ana", thread="t")
     async with stream:
         async for event in stream:

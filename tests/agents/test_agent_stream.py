@@ -28,6 +28,7 @@ from threadmark import (
 from threadmark.agents import Agent, AgentStream, Event, TerminalEvent, event_from_dict
 from threadmark.agents import events as ev
 from threadmark.testing import ScriptedModel, ToolCall
+from threadmark.testing._model import Piece, Reply
 
 Stored = Callable[..., Awaitable[list[Message]]]
 
@@ -149,7 +150,7 @@ class TestOrder:
 
     async def test_reasoning_files_and_provider_tools(self) -> None:
         """Thinking, files and calls that the provider ran have events of their own."""
-        parts = [
+        parts: list[Piece] = [
             ReasoningPart("Hmm.", signature="s"),
             FilePart(media_type="image/png", data=b"\x00\xff"),
             ToolPart(
@@ -228,7 +229,7 @@ class TestOrder:
 
     async def test_a_failure_before_the_turn(self, memory: Memory) -> None:
         """Whatever fails before the turn is open is the only event."""
-        agent = Agent("a", model=lambda context: 7, memory=memory)  # type: ignore[arg-type, return-value]
+        agent = Agent("a", model=lambda context: 7, memory=memory)  # type: ignore[arg-type]
         stream = agent.stream("go", resource="ana", thread="t")
         (event,) = await events_of(stream)
         assert isinstance(event, ev.ErrorEvent)
@@ -291,7 +292,7 @@ class TestReading:
 
     async def test_generate_and_stream_agree(self, memory: Memory, stored: Stored) -> None:
         """Both give and store the same answer for the same script."""
-        script = [["A", ToolCall("add", {"a": 1, "b": 2}), ToolCall("fail")], "B"]
+        script: list[Reply] = [["A", ToolCall("add", {"a": 1, "b": 2}), ToolCall("fail")], "B"]
         agent = Agent("a", model=ScriptedModel(script * 2), memory=memory, tools=[add, fail])
         one = await agent.generate("go", resource="ana", thread="one")
         two = await agent.stream("go", resource="ana", thread="two").result()
@@ -399,7 +400,7 @@ class TestReading:
         agent = Agent("a", model=ScriptedModel([]))
         for options in ({"max_steps": 0}, {"timeout": -1}, {"run_id": ""}, {"step_timeout": "1"}):
             with pytest.raises(ValidationError):
-                agent.stream("hi", **options)  # type: ignore[arg-type]
+                agent.stream("hi", **options)
 
 
 class TestSync:
@@ -416,7 +417,7 @@ class TestSync:
 
     def test_stream_sync(self) -> None:
         """Events, text and result from synchronous code are those of the asynchronous stream."""
-        script = [["I add.", ToolCall("add", {"a": 1, "b": 2})], "Three."]
+        script: list[Reply] = [["I add.", ToolCall("add", {"a": 1, "b": 2})], "Three."]
         agent = Agent("a", model=ScriptedModel(script * 3, delay=0.001), tools=[add])
         with agent.stream_sync("go") as stream:
             events = list(stream)
@@ -490,7 +491,7 @@ _fields: dict[str, st.SearchStrategy[object]] = {
 def test_events_survive_json(data: st.DataObject) -> None:
     """Every event is JSON, and comes back from it equal."""
     kind = data.draw(st.sampled_from(list(ev._EVENTS.values())))
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    names = [item.name for item in fields(kind)]
     event = kind(**{name: data.draw(_fields.get(name, _text)) for name in names})
     text = json.dumps(event.to_dict(), allow_nan=False)
     again = event_from_dict(json.loads(text))

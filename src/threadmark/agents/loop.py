@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
 from .._errors import ModelError, StoreError, ThreadmarkError
@@ -194,20 +194,18 @@ class Run:
 
     def _add(self, response: ModelResponse) -> tuple[int, Usage]:
         """Add a response to the answer. Returns the index of its first part, and what it used."""
-        usage = response.usage if response.usage.requests else response.usage + _ONE_REQUEST
-        self._usage = usage if self._step == 1 else self._usage + usage
-        self._answer = None
-        self._parts.append(
-            StepPart(
+        if response.model is None or not response.usage.requests:
+            response = replace(
+                response,
                 model=response.model or self._plan.model.name,
-                finish_reason=response.finish_reason,
-                usage={name: count for name, count in usage.to_dict().items() if count},
-                provider=response.provider,
+                usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
             )
-        )
+        self._usage = response.usage if self._step == 1 else self._usage + response.usage
+        self._answer = None
+        self._parts.append(response.step_part())
         first = len(self._parts)
         self._parts.extend([sound(part) if isinstance(part, ToolPart) else part for part in response.parts])
-        return first, usage
+        return first, response.usage
 
     # -- tools ---------------------------------------------------------------------------------------
 
