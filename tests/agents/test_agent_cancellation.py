@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,12 +15,33 @@ from threadmark import Memory, Message, TextPart, ToolPart
 from threadmark.agents import Agent, AgentResult
 from threadmark.agents.options import check_call
 from threadmark.models.base import ModelRequest
+from threadmark.stores.base import TurnReceipt, TurnWrite
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing import ScriptedModel, ToolCall
 
 pytestmark = pytest.mark.anyio
 
 Stored = Callable[..., Awaitable[list[Message]]]
+
+
+class Distant(SQLiteStore):
+    """A store whose answers take a moment to arrive: a write is done before its caller knows."""
+
+    async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
+        await asyncio.sleep(0)
+        receipt = await super().write_turn(owner, write)
+        await asyncio.sleep(0)
+        return receipt
+
+
+@pytest.fixture(params=["file", "in-memory", "distant"])
+async def memory(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Memory]:
+    """An empty memory, in stores whose writes are awaited or not."""
+    kind = Distant if request.param == "distant" else SQLiteStore
+    store = kind(None if request.param == "in-memory" else str(tmp_path / "memory.db"))
+    async with Memory(store) as opened:
+        yield opened
+    await store.aclose()
 
 
 async def look(city: str) -> str:
