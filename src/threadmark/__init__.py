@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModelError,
         NotFoundError,
         OwnershipError,
+        ProcessorError,
         SchemaVersionError,
         StoreBusyError,
         StoreError,
@@ -62,8 +63,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
-        "OwnershipError", "SchemaVersionError", "StoreBusyError", "StoreError", "ThreadmarkError",
-        "TripwireError", "ValidationError",
+        "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError", "StoreError",
+        "ThreadmarkError", "TripwireError", "ValidationError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -113,6 +114,7 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "OwnershipError",
+    "ProcessorError",
     "ReasoningPart",
     "Run",
     "RunPage",
