@@ -42,7 +42,7 @@ def options(
     """Talk to an agent that remembers, and look at what is remembered."""
 
 
-@app.command()
+@app.command(short_help="Talk, leave, and come back.")
 def chat(
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Who is talking. Asked for if not given.")
@@ -73,7 +73,7 @@ def chat(
         run(user=user, thread=thread, model=model, db=db)
 
 
-@app.command()
+@app.command(short_help="List the conversations of a user, or all users.")
 def threads(
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="Whose conversations. Default: list users.")
@@ -88,7 +88,7 @@ def threads(
         list_threads(user=user, db=db, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Show a conversation.")
 def show(
     thread: Annotated[str, typer.Argument(metavar="THREAD", help="The conversation's id.")],
     user: Annotated[

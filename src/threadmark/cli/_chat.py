@@ -105,8 +105,7 @@ def searcher(resource: Resource) -> Callable[[str], Awaitable[list[dict[str, str
 def _described(choice: Choice) -> str:
     if choice.name != OFFLINE:
         return f"{choice.name} ({choice.hint})" if choice.hint else choice.name
-    text = "offline responder: quotes what memory holds, and is no language model"
-    return f"{text}\n         {choice.hint}" if choice.hint else text
+    return f"offline responder: quotes what memory holds, and is no language model\n         {choice.hint}"
 
 
 def _lines() -> Iterator[str]:
@@ -210,6 +209,7 @@ class Chat:
             screen.line(f"Welcome back, {name}. Memory holds {earlier}; this is a new one.")
         else:
             screen.line(f"Hello, {name}. Memory holds nothing of you yet.")
+            screen.line("Tell something about yourself, leave, come back, and ask about it.")
         screen.notice("/help lists the commands, Ctrl-D leaves.")
 
     def _tail(self) -> None:
@@ -243,7 +243,7 @@ class Chat:
         messages = self._resource.messages_sync(per_page=1).total
         threads = self._resource.threads.list_sync(per_page=1).total
         held = f"{_database.count(threads, 'conversation')} with {_database.count(messages, 'message')}"
-        screen.line(f"This erases all that memory holds of {name}: {held}. It cannot be undone.")
+        screen.line(f"This erases all that memory holds of {name}: {held}.\nIt cannot be undone.")
         try:
             sure = screen.ask("Type the name to confirm: ").strip() == self._resource.id
         except (EOFError, KeyboardInterrupt):

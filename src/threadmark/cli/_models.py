@@ -15,6 +15,9 @@ PROVIDERS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("GOOGLE_API_KEY", "GEMINI_API_KEY"), "google:gemini-3.8-flash", "google.genai", "google"),
 )
 
+_KEYS = "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GOOGLE_API_KEY to have a model answer."
+_HINTS = {OFFLINE: _KEYS, "local": "a very small model in this process: fluent, and seldom right"}
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -31,7 +34,7 @@ def choose(asked: str | None, environ: Mapping[str, str]) -> Choice:
     installs it.
     """
     if asked:
-        return Choice(asked)
+        return Choice(asked, _HINTS.get(asked, ""))
     missing = ""
     for variables, model, module, extra in PROVIDERS:
         variable = next((name for name in variables if environ.get(name)), None)
@@ -41,7 +44,7 @@ def choose(asked: str | None, environ: Mapping[str, str]) -> Choice:
             return Choice(model, f"from {variable}; --model chooses another")
         if not missing:
             missing = f"{variable} is set, but its package is missing; run: pip install 'threadmark[{extra}]'"
-    return Choice(OFFLINE, missing)
+    return Choice(OFFLINE, missing or _KEYS)
 
 
 def _installed(module: str) -> bool:

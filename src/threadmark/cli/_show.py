@@ -8,7 +8,7 @@ from typing import Any
 
 from .._codec import part_to_dict, time_to_text
 from .._errors import NotFoundError
-from .._types import ErrorPart, FilePart, Message, TextPart, Thread, ToolPart
+from .._types import ErrorPart, FilePart, Message, StepPart, TextPart, Thread, ToolPart
 from ..memory import Memory
 from . import _database
 from ._terminal import Screen, clean, clean_line, table
@@ -99,7 +99,8 @@ def show_thread(*, thread: str, user: str | None, db: str, as_json: bool) -> Non
 
 def _who(message: Message, owner: str) -> str:
     if message.role == "assistant":
-        return "assistant"
+        models = {part.model for part in message.parts if isinstance(part, StepPart) and part.model}
+        return clean_line(f"assistant ({', '.join(sorted(models))})") if models else "assistant"
     if message.speaker is not None:
         return clean_line(message.speaker.name or message.speaker.id)
     return clean_line(owner)

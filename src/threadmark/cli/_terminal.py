@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -50,14 +51,31 @@ class Screen:
     def notice(self, text: str = "") -> None:
         """A line about what goes on."""
         stream = self._out if self.live else sys.stderr
-        shown = clean(text)
+        shown = self._wrapped(text)
         stream.write(f"{_DIM}{shown}{_PLAIN}\n" if self._colours and shown else f"{shown}\n")
         stream.flush()
 
     def line(self, text: str = "") -> None:
         """A line of output."""
-        self._out.write(f"{clean(text)}\n")
+        self._out.write(f"{self._wrapped(text)}\n")
         self._out.flush()
+
+    def _wrapped(self, text: str) -> str:
+        """`text` cleaned; for a person, lines break between words and keep their indentation."""
+        rows = clean(text).split("\n")
+        if self.live:
+            rows = [
+                textwrap.fill(
+                    row.lstrip(" "),
+                    self.width - 1,
+                    initial_indent=(indent := " " * (len(row) - len(row.lstrip(" ")))),
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+                for row in rows
+            ]
+        return "\n".join(rows)
 
     def ask(self, prompt: str) -> str:
         """A line from the person. Raises `EOFError` at the end and `KeyboardInterrupt` at Ctrl-C."""
