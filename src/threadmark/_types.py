@@ -292,6 +292,23 @@ class Run:
     """What a paused run needs to go on; `None` for others."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkingMemoryVersion:
+    """One version of a working memory. Versions are only added, never changed; the newest is current.
+
+    `thread_id` is `None` for the resource's own. `content` is text, or JSON text where there is a schema.
+    `changed_by` says who made it ("agent", "user", "revert", ...), `run_id` in which turn.
+    """
+
+    resource_id: str
+    thread_id: str | None
+    version: int
+    content: str
+    changed_by: str
+    run_id: str | None = None
+    created_at: datetime
+
+
 # -- pages and receipts ------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from .._types import (
     Thread,
     ThreadClone,
     ThreadPage,
+    WorkingMemoryVersion,
 )
 
 OrderField: TypeAlias = Literal["created_at", "updated_at"]
@@ -139,15 +140,32 @@ class CloneRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkingMemoryWrite:
+    """Add a version of a working memory, if the current one is `if_version` (0: there is none yet).
+
+    `thread_id=None` is the resource's own. Raises `ConflictError` otherwise; `NotFoundError` for an
+    unknown thread.
+    """
+
+    thread_id: str | None = None
+    content: str
+    if_version: int
+    changed_by: str
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnQuery:
     """What the opening of a turn reads, in one consistent view.
 
     `last` is the number of newest messages wanted, `known_ids` the ids of messages that the caller holds
-    and whose stored copies it wants, `run_id` a run it wants to find.
+    and whose stored copies it wants, `run_id` a run it wants to find, `working_memory` the scope of the
+    working memory it wants.
     """
 
     thread_id: str
     last: int | None = 10
+    working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
 
@@ -160,6 +178,7 @@ class TurnState:
     history: tuple[Message, ...] = ()
     known: Mapping[str, Message] = field(default_factory=dict)
     run: Run | None = None
+    working_memory: WorkingMemoryVersion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +214,7 @@ class TurnWrite:
     metadata: Mapping[str, Json] = field(default_factory=dict)
     create: bool = True
     run: RunWrite | None = None
+    working_memory: WorkingMemoryWrite | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +343,26 @@ class Store(ABC):
         per_page: int | None = 100,
     ) -> RunPage:
         """Runs of the owner, newest first."""
+
+    # -- working memory ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def get_working_memory(
+        self, owner: str, *, thread_id: str | None = None
+    ) -> WorkingMemoryVersion | None:
+        """The current version of the resource's or a thread's working memory."""
+
+    @abstractmethod
+    async def list_working_memory(
+        self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
+    ) -> list[WorkingMemoryVersion]:
+        """Versions of a working memory, newest first."""
+
+    @abstractmethod
+    async def write_working_memory(
+        self, owner: str, write: WorkingMemoryWrite, now: datetime
+    ) -> WorkingMemoryVersion:
+        """Add a version."""
 
     # -- erasure and administration ------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime
 
 from ..._types import ErasureReceipt
-from . import _threads
+from . import _threads, _working
 from ._driver import Connection
 
 
@@ -22,6 +22,10 @@ def erase(db: Connection, owner: str, thread_id: str | None, now: datetime) -> E
             (number,),
         )
         removed.update(_threads.delete(db, owner, id_))
+    if thread_id is None:
+        if count := _working.delete(db, owner, _working.OF_RESOURCE):
+            removed["working_memory"] += count
+        db.execute("DELETE FROM resources WHERE id = ?", (owner,))
     return ErasureReceipt(
         resource_id=owner, thread_id=thread_id, removed=dict(removed), scrubbed=False, erased_at=now
     )

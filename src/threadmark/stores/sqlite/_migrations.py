@@ -90,7 +90,23 @@ def m001_threads_messages_runs(db: Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs,)
+def m002_working_memory(db: Connection) -> None:
+    """Working memory, as versions that are only added. `thread_number` is 0 for the resource's own."""
+    db.execute(
+        """CREATE TABLE working_memory (
+             resource_id TEXT NOT NULL,
+             thread_number INTEGER NOT NULL,
+             version INTEGER NOT NULL,
+             content TEXT NOT NULL,
+             changed_by TEXT NOT NULL,
+             run_id TEXT,
+             created_at TEXT NOT NULL,
+             PRIMARY KEY (resource_id, thread_number, version)
+           ) WITHOUT ROWID"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -19,6 +19,7 @@ from ..._types import (
     Thread,
     ThreadClone,
     ThreadPage,
+    WorkingMemoryVersion,
 )
 from ..base import (
     CloneRequest,
@@ -32,8 +33,9 @@ from ..base import (
     TurnReceipt,
     TurnState,
     TurnWrite,
+    WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _threads, _turns
+from . import _erase, _messages, _migrations, _threads, _turns, _working
 from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._rows import thread_from_row
@@ -215,6 +217,39 @@ class SQLiteStore(Store):
         return await self._engine.read(
             lambda db: _turns.list_runs(db, owner, thread_id, status, page, per_page)
         )
+
+    # -- working memory ------------------------------------------------------------------------------
+
+    async def get_working_memory(
+        self, owner: str, *, thread_id: str | None = None
+    ) -> WorkingMemoryVersion | None:
+        versions = await self.list_working_memory(owner, thread_id=thread_id, limit=1)
+        return versions[0] if versions else None
+
+    async def list_working_memory(
+        self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
+    ) -> list[WorkingMemoryVersion]:
+        check_id("resource", owner)
+
+        def job(db: Connection) -> list[WorkingMemoryVersion]:
+            row = None if thread_id is None else _threads.find(db, owner, thread_id)
+            if thread_id is not None and row is None:
+                return []
+            number = _working.OF_RESOURCE if row is None else row[0]
+            return _working.newest(db, owner, number, thread_id, limit)
+
+        return await self._engine.read(job)
+
+    async def write_working_memory(
+        self, owner: str, write: WorkingMemoryWrite, now: datetime
+    ) -> WorkingMemoryVersion:
+        check_id("resource", owner)
+
+        def job(db: Connection) -> WorkingMemoryVersion:
+            number = _threads.number_of(db, owner, write.thread_id)
+            return _working.write(db, owner, number, write, now)
+
+        return await self._engine.write(job)
 
     # -- erasure and administration ------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
+from . import _working
 from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
@@ -34,6 +35,11 @@ def need(db: Connection, owner: str, thread_id: str) -> Row:
     if row is None:
         raise NotFoundError(f"thread {thread_id!r} does not exist")
     return row
+
+
+def number_of(db: Connection, owner: str, thread_id: str | None) -> int:
+    """The thread's number, or `OF_RESOURCE` for `None`. Raises `NotFoundError`."""
+    return _working.OF_RESOURCE if thread_id is None else int(need(db, owner, thread_id)[0])
 
 
 def insert(db: Connection, owner: str, thread: NewThread) -> None:
@@ -63,7 +69,11 @@ def count(db: Connection, owner: str, change: int) -> None:
         (owner, change),
     )
     if change < 0:
-        db.execute("DELETE FROM resources WHERE id = ? AND thread_count <= 0", (owner,))
+        db.execute(
+            "DELETE FROM resources WHERE id = ?1 AND thread_count <= 0 "
+            "AND NOT EXISTS (SELECT 1 FROM working_memory WHERE resource_id = ?1)",
+            (owner,),
+        )
 
 
 def create(db: Connection, owner: str, thread: NewThread) -> Thread:
@@ -142,6 +152,7 @@ def delete(db: Connection, owner: str, thread_id: str) -> dict[str, int]:
     removed["messages"] = db.changes()
     db.execute("DELETE FROM runs WHERE thread_number = ?", (number,))
     removed["runs"] = db.changes()
+    removed["working_memory"] = _working.delete(db, owner, number)
     db.execute("DELETE FROM threads WHERE number = ?", (number,))
     removed["threads"] = 1
     count(db, owner, -1)
@@ -194,6 +205,7 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
             number,
         ),
     )
+    _working.copy_thread(db, owner, source_row[0], to, number, request.now)
     return ThreadClone(thread=thread_from_row(need(db, to, request.id)), id_map=ids)
 
 
@@ -266,7 +278,11 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
         (new_owner, later(row, now), number),
     )
     db.execute("UPDATE messages SET resource_id = ? WHERE key BETWEEN ? AND ?", (new_owner, *span))
-    db.execute("UPDATE runs SET resource_id = ? WHERE thread_number = ?", (new_owner, number))
+    for table in ("runs", "working_memory"):
+        db.execute(
+            f"UPDATE {table} SET resource_id = ? WHERE resource_id = ? AND thread_number = ?",
+            (new_owner, owner, number),
+        )
     count(db, owner, -1)
     count(db, new_owner, 1)
     return thread_from_row(need(db, new_owner, thread_id))

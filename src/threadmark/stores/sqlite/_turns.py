@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..._codec import from_json, time_from_text, time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_id, check_metadata
-from ..._types import Message, Run, RunPage, RunStatus
+from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
 from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite
-from . import _messages, _threads
-from ._driver import Connection
+from . import _messages, _threads, _working
+from ._driver import Connection, Row
 from ._rows import RUN_COLUMNS, check_text, run_from_row, thread_from_row
 
 
@@ -27,7 +27,20 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
         history=tuple(history),
         known=known,
         run=None if query.run_id is None else get_run(db, owner, query.run_id),
+        working_memory=_working_memory(db, owner, query, row),
     )
+
+
+def _working_memory(
+    db: Connection, owner: str, query: TurnQuery, thread: Row | None
+) -> WorkingMemoryVersion | None:
+    if query.working_memory == "resource":
+        versions = _working.newest(db, owner, _working.OF_RESOURCE, None, 1)
+    elif query.working_memory == "thread" and thread is not None:
+        versions = _working.newest(db, owner, thread[0], query.thread_id, 1)
+    else:
+        versions = []
+    return versions[0] if versions else None
 
 
 def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
@@ -57,6 +70,9 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         (metadata, updated, row[8] + added, row[9] + added, version, number),
     )
     run = None if turn.run is None else _write_run(db, owner, number, turn.thread_id, turn.run)
+    if turn.working_memory is not None:
+        target = _threads.number_of(db, owner, turn.working_memory.thread_id)
+        _working.write(db, owner, target, turn.working_memory, turn.now)
     after = (*row[:5], metadata, row[6], updated, row[8] + added, row[9] + added, version, *row[11:])
     return TurnReceipt(
         thread=thread_from_row(after),
