@@ -133,7 +133,7 @@ def test_answers_break_between_words(
             screen.stream(text[start : start + size])
         screen.end()
         assert capsys.readouterr().out == (
-            "The quick brown fox jumps \nover the lazy dog.\n\n    code stays\n" + "x" * 50 + " \nend\n"
+            "The quick brown fox jumps\nover the lazy dog.\n\n    code stays\n" + "x" * 50 + "\nend\n"
         )
     screen = Screen(live=False)
     screen.stream(text)
@@ -147,7 +147,7 @@ def test_answers_break_between_words(
         ("My name is Ana.", "My name is Ana"),
         ("Where?", "Where?"),
         ("first\nsecond", "first"),
-        ("word " * 30, "word word word word word word word word word\u2026"),
+        ("word " * 30, "word " * 9 + "word\u2026"),
         ("x" * 100, "x" * 49 + "\u2026"),
         ("...", ""),
         ("\x1b[2Jred", "\\x1b[2Jred"),
