@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from ._errors import StoreError, ValidationError
+from ._ids import utc
 from ._types import (
     DataPart,
     ErrorPart,
@@ -138,7 +139,9 @@ def usage_from_dict(value: dict[str, int]) -> Usage:
 
 
 def time_to_text(moment: datetime) -> str:
-    """A time in UTC as ISO 8601 with microseconds and "Z": as text it sorts in order of time."""
+    """A time as ISO 8601 in UTC with microseconds and "Z": as text it sorts in order of time."""
+    if not isinstance(moment, datetime) or moment.tzinfo is not UTC:
+        moment = utc("a time", moment)
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 

@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .._codec import part_to_dict, time_to_text
-from .._ids import check_filter, check_id, utc
+from .._ids import check_filter, check_id, check_paging, utc
 from .._sync import sync_twin
 from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
 from ..stores.base import Direction, MessageQuery, Scalar, ThreadQuery
-from ._inputs import check_paging
 from .threads import ThreadHandle, Threads
 
 if TYPE_CHECKING:

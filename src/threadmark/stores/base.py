@@ -19,8 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
+from .._ids import check_choice, check_count, check_filter, check_paging
 from .._types import (
     ErasureReceipt,
     FinishReason,
@@ -47,7 +48,8 @@ class ThreadQuery:
     """Which threads, in which order. Ties are broken by order of creation, in the same direction.
 
     `per_page=None` means all (then `page` is 0). `metadata` holds exact scalar matches, all of which must
-    hold; `None` matches only an explicit null.
+    hold; `None` matches only an explicit null. Raises `ValidationError` for what makes no sense, so that
+    no store has to.
     """
 
     page: int = 0
@@ -55,6 +57,12 @@ class ThreadQuery:
     order_by: OrderField = "created_at"
     direction: Direction = "desc"
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_paging(self.page, self.per_page)
+        check_choice("order_by", self.order_by, get_args(OrderField))
+        check_choice("direction", self.direction, get_args(Direction))
+        check_filter(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,8 @@ class MessageQuery:
     `order=None`: pages are counted from the newest message, each page reads oldest first. "asc": pages
     from the oldest. "desc": pages from the newest, each newest first. `since` and `until` bound
     `created_at`, both included unless the matching `exclude_` flag is set. `thread_id=None`: the owner's
-    messages of all threads, ordered by `created_at`, then by order of saving.
+    messages of all threads, ordered by `created_at`, then by order of saving. Raises `ValidationError` for
+    what makes no sense, so that no store has to.
     """
 
     thread_id: str | None = None
@@ -79,6 +88,12 @@ class MessageQuery:
     speaker_id: str | None = None
     run_id: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_paging(self.page, self.per_page)
+        if self.order is not None:
+            check_choice("order", self.order, get_args(Direction))
+        check_filter(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +153,10 @@ class CloneRequest:
     message_ids: tuple[str, ...] | None = None
     owner: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            check_count("last", self.last)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkingMemoryWrite:
@@ -168,6 +187,10 @@ class TurnQuery:
     working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            check_count("last", self.last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +227,8 @@ class TurnWrite:
     The thread is created with `title` and `metadata` if it does not exist; if it does, `title` is ignored
     and `metadata` merged. With `create=False` a missing thread raises `NotFoundError`. A message whose id
     is in the thread already replaces that message's content and keeps its `seq` and `created_at`; one
-    whose id the owner uses in another thread raises `ConflictError`.
+    whose id the owner uses in another thread raises `ConflictError`. Messages without a `run_id` get that of
+    `run`; those without a `created_at` get `now`; system messages are left out.
     """
 
     thread_id: str

@@ -205,7 +205,8 @@ class Engine:
             connection.set_busy_timeout(0)
             try:
                 connection.execute(self._begin)
-            except Exception as error:
+            except BaseException as error:
+                _rollback(connection)  # an interrupt may come after it has begun
                 if isinstance(self._translated(error), StoreBusyError):
                     return False
                 call.error = self._translated(error)
@@ -276,6 +277,7 @@ class Engine:
         try:
             connection.execute(self._begin)
         except BaseException as error:
+            _rollback(connection)
             call.error = self._translated(error)
         else:
             self._finish(connection, call)
@@ -284,6 +286,7 @@ class Engine:
         try:
             connection.execute(self._begin)
         except BaseException as error:
+            _rollback(connection)
             for call in calls:
                 call.error = self._translated(error)
             return

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 from ..._errors import ConfigurationError, StoreError
-from ..._ids import check_id
+from ..._ids import check_count, check_id, check_paging, check_text
 from ..._types import (
     ErasureReceipt,
     Message,
@@ -85,6 +85,9 @@ class SQLiteStore(Store):
         if not path and read_only:
             raise ConfigurationError("a database in memory cannot be opened read-only")
         self._path = path or ":memory:"
+        if self._path == ":memory:":
+            # It ends with this object, and nobody else can reach it.
+            vars(self)["capabilities"] = frozenset({"scrub"})
         self._durability = durability
         self._read_only = read_only
         self._engine = Engine(
@@ -156,6 +159,7 @@ class SQLiteStore(Store):
 
     async def clone_history(self, owner: str, thread_id: str) -> list[Thread]:
         check_id("resource", owner)
+        check_id("thread", thread_id)
         return await self._engine.read(lambda db: _threads.history(db, owner, thread_id))
 
     async def list_clones(self, owner: str, thread_id: str, *, all_owners: bool = False) -> list[Thread]:
@@ -176,6 +180,8 @@ class SQLiteStore(Store):
         self, owner: str, ids: Sequence[str], *, thread_id: str | None = None, before: int = 0, after: int = 0
     ) -> list[Message]:
         check_id("resource", owner)
+        check_count("before", before)
+        check_count("after", after)
         return await self._engine.read(lambda db: _messages.by_ids(db, owner, ids, thread_id, before, after))
 
     async def update_messages(
@@ -214,6 +220,7 @@ class SQLiteStore(Store):
         per_page: int | None = 100,
     ) -> RunPage:
         check_id("resource", owner)
+        check_paging(page, per_page)
         return await self._engine.read(
             lambda db: _turns.list_runs(db, owner, thread_id, status, page, per_page)
         )
@@ -230,6 +237,8 @@ class SQLiteStore(Store):
         self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
     ) -> list[WorkingMemoryVersion]:
         check_id("resource", owner)
+        if limit is not None:
+            check_count("limit", limit)
 
         def job(db: Connection) -> list[WorkingMemoryVersion]:
             row = None if thread_id is None else _threads.find(db, owner, thread_id)
@@ -267,12 +276,15 @@ class SQLiteStore(Store):
             return receipt
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
+        check_count("limit", limit)
+        check_text("after", after)
         rows = await self._engine.read(
             lambda db: db.execute("SELECT id FROM resources WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         )
         return [row[0] for row in rows]
 
     async def find_owners(self, thread_id: str) -> list[str]:
+        check_id("thread", thread_id)
         rows = await self._engine.read(
             lambda db: db.execute(
                 "SELECT resource_id FROM threads WHERE id = ? ORDER BY resource_id", (thread_id,)

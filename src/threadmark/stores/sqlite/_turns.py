@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..._codec import from_json, time_from_text, time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
-from ..._ids import check_id, check_metadata
+from ..._ids import check_id, check_metadata, check_text
 from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
 from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite
 from . import _messages, _threads, _working
 from ._driver import Connection, Row
-from ._rows import RUN_COLUMNS, check_text, run_from_row, thread_from_row
+from ._rows import RUN_COLUMNS, optional_text, run_from_row, thread_from_row
 
 
 def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
@@ -62,7 +62,8 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         if (text := to_json(merged)) != metadata:
             metadata, version = text, version + 1
     batch = [message for message in turn.messages if message.role != "system"]
-    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now)
+    run_id = None if turn.run is None else turn.run.id
+    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now, run_id)
     updated = _threads.later(row, turn.now)
     db.execute(
         "UPDATE threads SET metadata = ?, updated_at = ?, message_count = ?, last_seq = ?, version = ? "
@@ -87,7 +88,7 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
                     time_from_text(at),
                     seq,
                     turn.thread_id,
-                    message.run_id,
+                    run_id if message.run_id is None else message.run_id,
                 )
                 for message, (seq, at) in zip(batch, placed, strict=True)
             ]
@@ -105,7 +106,7 @@ def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: Run
         run.status,
         run.finish_reason,
         to_json(dict(run.usage)),
-        check_text("run error", run.error),
+        optional_text("run error", run.error),
         time_to_text(run.started_at),
         None if run.finished_at is None else time_to_text(run.finished_at),
         run.if_version + 1,
@@ -132,6 +133,7 @@ def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: Run
 
 
 def get_run(db: Connection, owner: str, run_id: str) -> Run | None:
+    check_id("run", run_id)
     rows = db.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE resource_id = ? AND id = ?", (owner, run_id))
     return run_from_row(rows[0]) if rows else None
 

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from ..._codec import time_from_text, time_to_text
 from ..._errors import ConflictError
+from ..._ids import check_id, check_text, utc
 from ..._types import WorkingMemoryVersion
 from ..base import WorkingMemoryWrite
 from ._driver import Connection
-from ._rows import check_text
 
 OF_RESOURCE = 0
 """The `thread_number` of the resource's own working memory."""
@@ -53,10 +53,10 @@ def write(
         resource_id=owner,
         thread_id=write.thread_id,
         version=write.if_version + 1,
-        content=check_text("working memory", write.content) or "",
-        changed_by=write.changed_by,
-        run_id=write.run_id,
-        created_at=now,
+        content=check_text("working memory", write.content),
+        changed_by=check_text("changed_by", write.changed_by),
+        run_id=None if write.run_id is None else check_id("run", write.run_id),
+        created_at=utc("now", now),
     )
     db.execute(
         "INSERT INTO working_memory VALUES (?, ?, ?, ?, ?, ?, ?)",
