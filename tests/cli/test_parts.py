@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from threadmark import Memory, Message
+from threadmark import Memory, Message, ToolPart
 from threadmark.cli import _models
 from threadmark.cli._chat import INSTRUCTIONS, Chat, answerer, title_of
 from threadmark.cli._models import PROVIDERS, Choice, choose
@@ -84,7 +84,7 @@ def test_a_model_searches_only_this_users_memory(
         first, second = model.requests
         assert first.instructions == INSTRUCTIONS
         assert [tool.name for tool in first.tools] == ["search_memory"]
-        (call,) = [part for part in second.messages[-1].parts if part.type == "tool"]
+        (call,) = [part for part in second.messages[-1].parts if isinstance(part, ToolPart)]
         assert [(hit["who"], hit["text"]) for hit in call.output] == [("user", "I love hiking in Japan.")]
 
 
