@@ -72,7 +72,11 @@ class Session:
         os.write(self._master, text.encode("utf-8", "surrogateescape"))
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Press Ctrl-C, as long after the prompt as a person would.
+
+        A signal that comes between the prompt and the wait for a key is seen with the next key only.
+        """
+        time.sleep(0.5)
         self.type("\x03")
 
     def end(self) -> int:
