@@ -13,7 +13,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from .._codec import usage_from_dict
 from .._errors import ValidationError
@@ -47,7 +47,7 @@ class StreamEvent:
 class StartEvent(StreamEvent):
     """The turn is open. `message_id` is the id that the answer will have."""
 
-    type: ClassVar[str] = "start"
+    type: ClassVar[Literal["start"]] = "start"
     agent: str
     message_id: str
 
@@ -56,7 +56,7 @@ class StartEvent(StreamEvent):
 class StepStartEvent(StreamEvent):
     """A model call begins; steps count from 1."""
 
-    type: ClassVar[str] = "step-start"
+    type: ClassVar[Literal["step-start"]] = "step-start"
     step: int
     model: str | None = None
 
@@ -65,7 +65,7 @@ class StepStartEvent(StreamEvent):
 class TextStartEvent(StreamEvent):
     """A piece of text begins. `part_id` is the same in its deltas and its end, and unique in the run."""
 
-    type: ClassVar[str] = "text-start"
+    type: ClassVar[Literal["text-start"]] = "text-start"
     part_id: str
 
 
@@ -73,7 +73,7 @@ class TextStartEvent(StreamEvent):
 class TextDeltaEvent(StreamEvent):
     """More text. All deltas of a run, joined, are its text."""
 
-    type: ClassVar[str] = "text-delta"
+    type: ClassVar[Literal["text-delta"]] = "text-delta"
     part_id: str
     text: str
 
@@ -82,7 +82,7 @@ class TextDeltaEvent(StreamEvent):
 class TextEndEvent(StreamEvent):
     """A piece of text is complete."""
 
-    type: ClassVar[str] = "text-end"
+    type: ClassVar[Literal["text-end"]] = "text-end"
     part_id: str
 
 
@@ -90,7 +90,7 @@ class TextEndEvent(StreamEvent):
 class ReasoningStartEvent(StreamEvent):
     """The model begins to think."""
 
-    type: ClassVar[str] = "reasoning-start"
+    type: ClassVar[Literal["reasoning-start"]] = "reasoning-start"
     part_id: str
 
 
@@ -98,7 +98,7 @@ class ReasoningStartEvent(StreamEvent):
 class ReasoningDeltaEvent(StreamEvent):
     """More of the model's thinking."""
 
-    type: ClassVar[str] = "reasoning-delta"
+    type: ClassVar[Literal["reasoning-delta"]] = "reasoning-delta"
     part_id: str
     text: str
 
@@ -107,7 +107,7 @@ class ReasoningDeltaEvent(StreamEvent):
 class ReasoningEndEvent(StreamEvent):
     """A piece of thinking is complete."""
 
-    type: ClassVar[str] = "reasoning-end"
+    type: ClassVar[Literal["reasoning-end"]] = "reasoning-end"
     part_id: str
 
 
@@ -115,7 +115,7 @@ class ReasoningEndEvent(StreamEvent):
 class ToolInputStartEvent(StreamEvent):
     """The model begins to write the arguments of a call."""
 
-    type: ClassVar[str] = "tool-call-input-streaming-start"
+    type: ClassVar[Literal["tool-call-input-streaming-start"]] = "tool-call-input-streaming-start"
     tool_call_id: str
     tool_name: str
 
@@ -124,7 +124,7 @@ class ToolInputStartEvent(StreamEvent):
 class ToolInputDeltaEvent(StreamEvent):
     """More of a call's arguments, as JSON text. All deltas of a call, joined, are its arguments."""
 
-    type: ClassVar[str] = "tool-call-delta"
+    type: ClassVar[Literal["tool-call-delta"]] = "tool-call-delta"
     tool_call_id: str
     tool_name: str
     args_delta: str
@@ -134,7 +134,7 @@ class ToolInputDeltaEvent(StreamEvent):
 class ToolInputEndEvent(StreamEvent):
     """A call's arguments are complete."""
 
-    type: ClassVar[str] = "tool-call-input-streaming-end"
+    type: ClassVar[Literal["tool-call-input-streaming-end"]] = "tool-call-input-streaming-end"
     tool_call_id: str
     tool_name: str
 
@@ -143,7 +143,7 @@ class ToolInputEndEvent(StreamEvent):
 class ToolCallEvent(StreamEvent):
     """The model calls a tool. `provider_executed` tools run at the model's provider."""
 
-    type: ClassVar[str] = "tool-call"
+    type: ClassVar[Literal["tool-call"]] = "tool-call"
     tool_call_id: str
     tool_name: str
     args: Json
@@ -154,7 +154,7 @@ class ToolCallEvent(StreamEvent):
 class ToolResultEvent(StreamEvent):
     """A tool returned `result`, as JSON."""
 
-    type: ClassVar[str] = "tool-result"
+    type: ClassVar[Literal["tool-result"]] = "tool-result"
     tool_call_id: str
     tool_name: str
     args: Json
@@ -165,7 +165,7 @@ class ToolResultEvent(StreamEvent):
 class ToolErrorEvent(StreamEvent):
     """A call failed or was interrupted; `error` is what the model is told."""
 
-    type: ClassVar[str] = "tool-error"
+    type: ClassVar[Literal["tool-error"]] = "tool-error"
     tool_call_id: str
     tool_name: str
     args: Json
@@ -176,7 +176,7 @@ class ToolErrorEvent(StreamEvent):
 class FileEvent(StreamEvent):
     """The model made a file: its bytes in `data`, or where it is in `url`."""
 
-    type: ClassVar[str] = "file"
+    type: ClassVar[Literal["file"]] = "file"
     part_id: str
     media_type: str
     data: bytes | None = None
@@ -188,7 +188,7 @@ class FileEvent(StreamEvent):
 class StepFinishEvent(StreamEvent):
     """A model call and its tools are done. `is_continued` says whether another step follows."""
 
-    type: ClassVar[str] = "step-finish"
+    type: ClassVar[Literal["step-finish"]] = "step-finish"
     step: int
     finish_reason: FinishReason
     is_continued: bool
@@ -208,7 +208,7 @@ class TerminalEvent(StreamEvent):
 class FinishEvent(TerminalEvent):
     """The run ended and is stored. `replayed`: an earlier run of this id had given the answer already."""
 
-    type: ClassVar[str] = "finish"
+    type: ClassVar[Literal["finish"]] = "finish"
     replayed: bool = False
 
 
@@ -216,7 +216,7 @@ class FinishEvent(TerminalEvent):
 class ErrorEvent(TerminalEvent):
     """The run failed, or its answer could not be stored. `name` is the error's class."""
 
-    type: ClassVar[str] = "error"
+    type: ClassVar[Literal["error"]] = "error"
     finish_reason: FinishReason = "error"
     name: str
     message: str
@@ -226,7 +226,7 @@ class ErrorEvent(TerminalEvent):
 class AbortEvent(TerminalEvent):
     """The run was cancelled. What was finished is stored."""
 
-    type: ClassVar[str] = "abort"
+    type: ClassVar[Literal["abort"]] = "abort"
     finish_reason: FinishReason = "aborted"
 
 

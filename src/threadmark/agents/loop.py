@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
-from .._errors import ModelError, ThreadmarkError
+from .._errors import ModelError, StoreError, ThreadmarkError
 from .._ids import new_id
 from .._types import (
     ErrorPart,
@@ -110,16 +110,8 @@ class Run:
                 raise  # nothing is stored, and no model was asked
             self._reason, failure = "error", error
         self._wind_up(failure)
-        saved: Sequence[Message] = ()
-        unsaved: Exception | None = None
-        try:
-            saved = await self._commit(failure)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            if isinstance(error.__cause__, Exception):
-                unsaved = error.__cause__
-        except Exception as error:
-            unsaved = error
+        saved, unsaved, late = await self._commit(failure)
+        cancelled = cancelled or late
         result = self._result(saved)
         cause = unsaved or failure
         if cancelled is not None:
@@ -203,20 +195,18 @@ class Run:
 
     def _add(self, response: ModelResponse) -> tuple[int, Usage]:
         """Add a response to the answer. Returns the index of its first part, and what it used."""
-        usage = response.usage if response.usage.requests else response.usage + _ONE_REQUEST
-        self._usage = usage if self._step == 1 else self._usage + usage
-        self._answer = None
-        self._parts.append(
-            StepPart(
+        if response.model is None or not response.usage.requests:
+            response = replace(
+                response,
                 model=response.model or self._plan.model.name,
-                finish_reason=response.finish_reason,
-                usage={name: count for name, count in usage.to_dict().items() if count},
-                provider=response.provider,
+                usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
             )
-        )
+        self._usage = response.usage if self._step == 1 else self._usage + response.usage
+        self._answer = None
+        self._parts.append(response.step_part())
         first = len(self._parts)
         self._parts.extend([sound(part) if isinstance(part, ToolPart) else part for part in response.parts])
-        return first, usage
+        return first, response.usage
 
     # -- tools ---------------------------------------------------------------------------------------
 
@@ -281,16 +271,18 @@ class Run:
             name, _, message = describe_error(failure).partition(": ")
             self._parts.append(ErrorPart(name=name, message=message))
 
-    async def _commit(self, failure: Exception | None) -> Sequence[Message]:
-        """Store the turn. Returns the messages as they were stored."""
+    async def _commit(
+        self, failure: Exception | None
+    ) -> tuple[Sequence[Message], BaseException | None, asyncio.CancelledError | None]:
+        """Store the turn: the messages as stored, or why they are not; and a cancellation meanwhile."""
         if self._turn is None or not self._turn.writes:
-            return ()
+            return (), None, None
         status: RunStatus = "finished"
         if self._reason in ("aborted", "timeout"):
             status = "aborted"
         elif failure is not None:
             status = "failed"
-        receipt = await settle(
+        commit, cancelled = await finish(
             self._turn.commit(
                 self._message() if self._parts else None,
                 status=status,
@@ -299,7 +291,12 @@ class Run:
                 error=None if failure is None else describe_error(failure),
             )
         )
-        return () if receipt is None else receipt.messages
+        if commit.cancelled():  # by an event loop that is being shut down
+            return (), StoreError("storing the turn was cancelled"), cancelled
+        if (error := commit.exception()) is not None:
+            return (), error, cancelled
+        receipt = commit.result()
+        return () if receipt is None else receipt.messages, None, cancelled
 
     def _result(self, saved: Sequence[Message]) -> AgentResult:
         plan, turn = self._plan, self._turn
@@ -341,8 +338,10 @@ def _with(result: AgentResult, error: E) -> E:
     return error
 
 
-async def settle(call: Coroutine[Any, Any, T]) -> T:
-    """Run `call` to its end even if the caller is cancelled meanwhile; the cancellation then goes on."""
+async def finish(
+    call: Coroutine[Any, Any, T],
+) -> tuple[asyncio.Task[T], asyncio.CancelledError | None]:
+    """Run `call` to its end, as a task, even if the caller is cancelled meanwhile; both are returned."""
     task = asyncio.ensure_future(call)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -350,6 +349,12 @@ async def settle(call: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             cancelled = error
+    return task, cancelled
+
+
+async def settle(call: Coroutine[Any, Any, T]) -> T:
+    """Run `call` to its end even if the caller is cancelled meanwhile; the cancellation then goes on."""
+    task, cancelled = await finish(call)
     if cancelled is not None:
         raise cancelled from (None if task.cancelled() else task.exception())
     return task.result()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from .._codec import to_json
 from .._errors import ModelError
@@ -40,18 +41,19 @@ class StreamedAnswer:
         self._texts: dict[int, list[str]] = {}
         self._ended: dict[int, ResponsePart] = {}
 
-    async def read(self, events: AsyncIterator[ModelEvent]) -> ModelResponse:
+    async def read(self, events: AsyncGenerator[ModelEvent, None]) -> ModelResponse:
         """Read the stream to its end. Raises `ModelError` if it ends without a response."""
         response: ModelResponse | None = None
-        async for event in events:
-            if type(event) is PartDelta:
-                self._delta(event.index, event.delta)
-            elif type(event) is PartStarted:
-                self._start(event.index, event.part)
-            elif type(event) is PartEnded:
-                self._end(event.index, event.part)
-            else:
-                response = event.response  # type: ignore[union-attr]
+        async with aclosing(events):
+            async for event in events:
+                if type(event) is PartDelta:
+                    self._delta(event.index, event.delta)
+                elif type(event) is PartStarted:
+                    self._start(event.index, event.part)
+                elif type(event) is PartEnded:
+                    self._end(event.index, event.part)
+                else:
+                    response = event.response  # type: ignore[union-attr]
         if response is None:
             raise ModelError("the model's stream ended without a response")
         return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Tool:
         """The tool as the model sees it."""
         return ToolDefinition(name=self.name, description=self.description, parameters=self.parameters)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
 
@@ -186,8 +187,8 @@ def build_tool(
         raise ConfigurationError(f"the timeout of tool {name!r} must be positive seconds, not {timeout!r}")
     try:
         signature = list(inspect.signature(function).parameters.values())
-        hints = typing.get_type_hints(_annotated(function), include_extras=True)
-    except (NameError, TypeError, ValueError) as error:
+        hints = _hints(_annotated(function))
+    except (AttributeError, NameError, TypeError, ValueError) as error:
         raise ConfigurationError(f"cannot read the signature of tool {name!r}: {error}") from None
     takes_context = bool(signature) and hints.get(signature[0].name) is ToolContext
     parameters = signature[1:] if takes_context else signature
@@ -221,6 +222,15 @@ def _annotated(function: Function) -> Any:
     if inspect.isroutine(function):
         return inspect.unwrap(function)
     return type(function).__call__
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """The types of the parameters. That of the result is not needed, so it need not resolve."""
+    annotations = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    around = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
+    holder = types.SimpleNamespace(__annotations__=annotations)
+    return typing.get_type_hints(holder, function.__globals__, around, include_extras=True)
 
 
 def _check(tool_name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> None:
@@ -300,8 +310,8 @@ def _add_default(entry: dict[str, Any], value: Any) -> None:
 
 def _docstring(function: Function) -> tuple[str, dict[str, str]]:
     """The docstring without its arguments, and the description of each argument."""
-    text = inspect.getdoc(_annotated(function)) if inspect.isroutine(function) else inspect.getdoc(function)
-    if not text or (isinstance(function, functools.partial) and text == functools.partial.__doc__):
+    text = inspect.getdoc(_annotated(function))
+    if not text:
         return "", {}
     import docstring_parser
 
