@@ -52,11 +52,22 @@ if TYPE_CHECKING:
         ToolPart,
         Usage,
     )
+    from .agents import (
+        Agent,
+        AgentResult,
+        AgentStream,
+        Event,
+        RequestContext,
+        Tool,
+        ToolContext,
+        tool,
+    )
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
+    from .models.base import Model
     from .stores.base import MessageChange, Store
     from .stores.sqlite import SQLiteStore
 
@@ -71,7 +82,11 @@ _HOMES = {
         "Run", "RunPage", "Speaker", "StepPart", "TextPart", "Thread", "ThreadClone", "ThreadPage",
         "ThreadSource", "ToolPart", "Usage",
     ),
+    ".agents": (
+        "Agent", "AgentResult", "AgentStream", "Event", "RequestContext", "Tool", "ToolContext", "tool",
+    ),
     ".memory.context": ("Block", "ContextReport"),
+    ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.turn": ("ThreadSpec",),
@@ -97,6 +112,9 @@ def __dir__() -> list[str]:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
+    "AgentResult",
+    "AgentStream",
     "ApprovalError",
     "Block",
     "ConfigurationError",
@@ -105,17 +123,20 @@ __all__ = [
     "DataPart",
     "ErasureReceipt",
     "ErrorPart",
+    "Event",
     "FilePart",
     "Memory",
     "MemoryOptions",
     "Message",
     "MessageChange",
     "MessagePage",
+    "Model",
     "ModelError",
     "NotFoundError",
     "OwnershipError",
     "ProcessorError",
     "ReasoningPart",
+    "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
@@ -132,9 +153,12 @@ __all__ = [
     "ThreadSource",
     "ThreadSpec",
     "ThreadmarkError",
+    "Tool",
+    "ToolContext",
     "ToolPart",
     "TripwireError",
     "Usage",
     "ValidationError",
     "WorkingMemory",
+    "tool",
 ]
