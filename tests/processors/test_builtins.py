@@ -112,6 +112,18 @@ async def test_token_limiter_keeps_working_memory_and_calls(memory: Memory) -> N
     assert [part.type for part in last.parts] == ["step", "tool"]
 
 
+async def test_a_dropped_working_memory_is_not_in_the_report(memory: Memory) -> None:
+    """If even working memory does not fit, the report does not claim that it was shown."""
+    await memory.resource("ana").working_memory.set("# Ana\n" + "- likes tea\n" * 100)
+    model = ScriptedModel(["ok"])
+    agent = Agent("a", memory=memory, model=model, input_processors=[TokenLimiter(300)])
+    options: Any = {"working_memory": WorkingMemory(read_only=True)}
+    result = await agent.generate("now", resource="ana", thread="t", **options)
+    assert "likes tea" not in repr(model.requests)
+    assert "working_memory" not in [block.kind for block in result.context.blocks]
+    assert result.context.breaks == ("processors changed the prompt: token-limiter",)
+
+
 async def test_token_limiter_without_memory() -> None:
     """Without memory the conversation is the prompt: its last question stays, the rest is cut."""
     model = ScriptedModel(["ok"])

@@ -337,6 +337,35 @@ def test_bad_options(make: Any, message: str) -> None:
         make()
 
 
+async def test_memory_still_speaks_when_the_input_is_changed(memory: Memory) -> None:
+    """What working memory tells the model along with a question survives processors that rewrite it."""
+    model = ScriptedModel(lambda request: "ok")
+    agent = Agent("a", model=model, memory=memory, input_processors=[PIIRedactor()])
+    options: Any = {"resource": "ana", "thread": "t", "working_memory": True}
+    await agent.generate("hello", **options)
+    await memory.resource("ana").working_memory.set("# Ana\n- likes tea")
+    await agent.generate("I am ana@example.com", **options)
+    sent = model.requests[1].messages[-1].text
+    assert "likes tea" in sent
+    assert sent.endswith("I am [email]")
+    await agent.generate("and now", **options)
+    assert model.requests[2].messages[2].text == sent
+
+
+@both
+async def test_asking_a_stored_message_again(memory: Memory, mode: str) -> None:
+    """A stored message that is asked again is sent as processors make it, and stays stored as it was."""
+    await memory.resource("ana").threads.create("t")
+    stored = Message.user("I am ana@example.com")
+    await memory.resource("ana").thread("t").save([stored])
+    model = ScriptedModel(["ok"])
+    agent = Agent("a", model=model, memory=memory, input_processors=[PIIRedactor()])
+    await run(agent, mode, stored, resource="ana", thread="t")
+    assert [message.text for message in model.requests[0].messages] == ["I am [email]"]
+    page = await memory.resource("ana").thread("t").messages()
+    assert [message.text for message in page.messages] == ["I am ana@example.com", "ok"]
+
+
 async def test_input_keeps_what_is_not_text(memory: Memory) -> None:
     """Redacting input keeps ids, speakers, metadata and parts that are no text."""
     file = FilePart(media_type="image/png", data=b"x")

@@ -10,14 +10,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar, overload
 
 from .._errors import ModelError, TripwireError
-from .._types import Json, Message, ToolPart
+from .._types import Json, Message, Speaker, ToolPart
 from ..models.base import ModelRequest, ModelResponse, ResponsePart
-
-if TYPE_CHECKING:
-    from ..agents.request_context import RequestContext
 
 T = TypeVar("T")
 
@@ -36,6 +33,9 @@ Hook: TypeAlias = Literal[
 
 FEEDBACK_ID = "processor-feedback"
 """Id of the message in which a model is told why its answer was not accepted. It is never stored."""
+
+WORKING_MEMORY_ID = "working-memory"
+"""Id of the message in which a prompt shows working memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +93,20 @@ class Violation:
 OnViolation: TypeAlias = Callable[[Violation], Any]
 
 
+class RequestFacts(Protocol):
+    """The call's `RequestContext`, as far as processors need it."""
+
+    resource: str | None
+    speaker: Speaker | None
+
+    @overload
+    def get(self, name: str) -> Any | None: ...
+    @overload
+    def get(self, name: str, default: Any) -> Any: ...
+    def __getitem__(self, name: str) -> Any: ...
+    def __contains__(self, name: object) -> bool: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class ProcessorContext:
     """What a hook learns about the run, and how it stops it.
@@ -109,7 +123,7 @@ class ProcessorContext:
     model: str
     resource_id: str | None = None
     thread_id: str | None = None
-    request_context: RequestContext
+    request_context: RequestFacts
     step: int = 0
     retries: int = 0
     state: dict[Any, Any] = field(default_factory=dict)
@@ -118,7 +132,7 @@ class ProcessorContext:
     instructions: str = ""
     request: ModelRequest | None = None
     response: ModelResponse | None = None
-    _reports: list[tuple[str, Mapping[str, Json]]] = field(default_factory=list)
+    _reports: list[tuple[str, Mapping[str, Json], bool]] = field(default_factory=list)
     _abort: TripwireError | None = None
 
     def abort(
@@ -134,9 +148,11 @@ class ProcessorContext:
         self._abort = TripwireError(str(reason), retry=retry, metadata=metadata)
         raise self._abort
 
-    def report(self, reason: str, *, metadata: Mapping[str, Json] | None = None) -> None:
-        """Log a violation and tell `on_violation`, without stopping the run."""
-        self._reports.append((reason, {} if metadata is None else metadata))
+    def report(
+        self, reason: str, *, metadata: Mapping[str, Json] | None = None, warning: bool = True
+    ) -> None:
+        """Log a violation, as a warning or as information, and tell `on_violation`; the run goes on."""
+        self._reports.append((reason, {} if metadata is None else metadata, warning))
 
     def current(self, messages: Sequence[Message]) -> int:
         """Where in `messages` the current turn begins: at the question that the model is to answer.

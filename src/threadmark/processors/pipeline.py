@@ -322,8 +322,8 @@ class Pipeline:
             if ctx._abort is None:
                 raise self._failed(entry, hook, f"raised {type(error).__name__}: {error}") from error
         stopped = ctx._abort or stopped
-        for reason, metadata in ctx._reports:
-            await self._tell(entry, hook, "report", reason, metadata)
+        for reason, metadata, warning in ctx._reports:
+            await self._tell(entry, hook, "report", reason, metadata, warning=warning)
         if stopped is not None:
             again = stopped.retry and retry and hook in _MAY_RETRY and not entry.streams and self.retries_left
             tripped = TripwireError(str(stopped.reason), retry=again, metadata=json_mapping(stopped.metadata))
@@ -344,9 +344,12 @@ class Pipeline:
         action: Literal["abort", "retry", "report"],
         reason: str,
         metadata: Mapping[str, Any],
+        *,
+        warning: bool = True,
     ) -> None:
         # Neither reason nor metadata: they may quote what was said.
-        logger.warning("processor %r: %s in %s, run %r", entry.name, action, hook, self.facts.run_id)
+        level = logging.WARNING if warning else logging.INFO
+        logger.log(level, "processor %r: %s in %s, run %r", entry.name, action, hook, self.facts.run_id)
         callback = getattr(entry.source, "on_violation", None)
         if callback is None:
             return

@@ -93,7 +93,7 @@ class RegexFilter(Processor):
         metadata = {"found": dict(found)}
         if self.action == "block":
             ctx.abort(f"the text contains {', '.join(sorted(found))}", retry=self.retry, metadata=metadata)
-        ctx.report("redacted", metadata=metadata)
+        ctx.report("redacted", metadata=metadata, warning=False)
 
     def _scanner(self) -> Scanner:
         return Scanner(self._matcher, self._names.__getitem__)

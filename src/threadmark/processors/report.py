@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..memory.context import ContextReport
 from ..memory.tokens import message_tokens
 from ..models.base import ModelRequest
+from .base import WORKING_MEMORY_ID
 
 
 def explain(
@@ -18,6 +19,8 @@ def explain(
     gone = {message.id: message_tokens(message) for message in before.messages if message.id not in kept}
     blocks = []
     for block in report.blocks:
+        if block.kind == "working_memory" and WORKING_MEMORY_ID in gone:
+            continue
         left_out = [source for source in block.sources if source in gone]
         if left_out:
             tokens = max(0, block.tokens - sum(gone[source] for source in left_out))

@@ -11,10 +11,7 @@ from .._errors import ConfigurationError
 from .._ids import check_count
 from ..memory.tokens import estimate_tokens, message_tokens
 from ..models.base import ModelRequest
-from .base import OnViolation, OutputDelta, Processor, ProcessorContext
-
-WORKING_MEMORY = "working-memory"
-"""Id of the message in which a prompt shows working memory."""
+from .base import WORKING_MEMORY_ID, OnViolation, OutputDelta, Processor, ProcessorContext
 
 
 class TokenLimiter(Processor):
@@ -58,7 +55,7 @@ class TokenLimiter(Processor):
         needed += sum(size for size, keep in zip(sizes, always, strict=True) if keep)
         # Working memory stands first and yet matters more than old messages.
         for index, message in enumerate(messages):
-            if message.id == WORKING_MEMORY and not always[index] and needed + sizes[index] <= self.limit:
+            if message.id == WORKING_MEMORY_ID and not always[index] and needed + sizes[index] <= self.limit:
                 always[index] = True
                 needed += sizes[index]
         if needed > self.limit:
@@ -93,7 +90,7 @@ class TokenLimiter(Processor):
                         f"the answer is longer than {self.limit} tokens", metadata={"limit": self.limit}
                     )
                 if used != float("inf"):
-                    ctx.report("truncated", metadata={"limit": self.limit})
+                    ctx.report("truncated", metadata={"limit": self.limit}, warning=False)
                 return delta.text[:index]
         ctx.state["used"] = used
         return None
