@@ -380,3 +380,17 @@ async def test_input_keeps_what_is_not_text(memory: Memory) -> None:
     stored = result.messages[0]
     assert (stored.id, stored.speaker, stored.metadata) == ("m1", given.speaker, {"k": 1})
     assert stored.parts == (TextPart("mail [email]"), file)
+
+
+def test_time_grows_with_the_text() -> None:
+    """Many matches of one pattern, and none of the others, take time in proportion to the text."""
+    import time
+
+    def seconds(count: int) -> float:
+        text = "ana@example.com and " * count
+        started = time.process_time()
+        assert filtered(PIIRedactor(), [text]).count("[email]") == count
+        return time.process_time() - started
+
+    seconds(100)
+    assert seconds(4000) < 60 * max(seconds(400), 0.001)

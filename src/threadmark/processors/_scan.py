@@ -6,8 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from .patterns import Pattern
+
+Span: TypeAlias = tuple[int, int]
 
 BATCH = 32
 """Characters worth looking at: fewer wait for more, so that short pieces cost little."""
@@ -33,21 +36,29 @@ class Matcher:
             None if None in lengths else max((length for length in lengths if length), default=0) + 1,
         )
 
-    def first(self, text: str, position: int) -> tuple[int, int, int] | None:
-        """The first match from `position` on, of the first pattern of those that match there: start, end, and
-        which pattern."""
-        best: tuple[int, int, int] | None = None
-        for index, (pattern, regex, _) in enumerate(self.patterns):
-            at = position
-            while (match := regex.search(text, at)) is not None:
-                if best is not None and match.start() >= best[0]:
-                    break
-                end = match.end() if pattern.check is None else pattern.check(match)
-                if end is not None and end > match.start():
-                    best = (match.start(), end, index)
-                    break
-                at = match.start() + 1
+    def first(self, text: str, position: int, known: list[Span | None]) -> tuple[Span, int] | None:
+        """The first match from `position` on, of the first of the patterns that match there, and which.
+
+        `known` are the patterns' next matches as found before in this text; it is brought up to date, so that
+        no pattern looks at a stretch of text twice.
+        """
+        best: tuple[Span, int] | None = None
+        for index in range(len(self.patterns)):
+            span = known[index]
+            if span is not None and span[0] < position:
+                span = known[index] = self._next(index, text, position)
+            if span is not None and (best is None or span[0] < best[0][0]):
+                best = (span, index)
         return best
+
+    def _next(self, index: int, text: str, position: int) -> Span | None:
+        pattern, regex, _ = self.patterns[index]
+        while (match := regex.search(text, position)) is not None:
+            end = match.end() if pattern.check is None else pattern.check(match)
+            if end is not None and end > match.start():
+                return match.start(), end
+            position = match.start() + 1
+        return None
 
 
 @dataclass(slots=True)
@@ -74,6 +85,7 @@ class Scanner:
             if end - self._at < BATCH:
                 return ""
         out: list[str] = []
+        known: list[Span | None] = [(-1, -1)] * len(self.matcher.patterns)
         while self._at < end:
             if self._tail is not None:
                 rest = self._tail.match(self._text, self._at)
@@ -82,12 +94,12 @@ class Scanner:
                     break  # and more of it may come
                 self._tail = None
                 continue
-            match = self.matcher.first(self._text, self._at)
-            if match is None or match[0] >= end:
+            match = self.matcher.first(self._text, self._at, known)
+            if match is None or match[0][0] >= end:
                 out.append(self._text[self._at : end])
                 self._at = end
                 break
-            start, stop, index = match
+            (start, stop), index = match
             pattern, _, self._tail = self.matcher.patterns[index]
             self.found[pattern.name] += 1
             out += (self._text[self._at : start], self.replace(pattern.name))
