@@ -26,7 +26,7 @@ class Settings:
     """Weights of the ranking. The defaults serve short chats of people and long ones with an assistant."""
 
     lexical: float = 1.0
-    semantic: float = 0.16
+    semantic: float = 0.12
     """Per standard deviation above the mean cosine."""
     context: tuple[float, ...] = (0.6, 0.45, 0.35, 0.25)
     """How much of a term a message 1, 2, ... places away covers."""
