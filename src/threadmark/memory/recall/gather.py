@@ -6,11 +6,14 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from .impact import STEP
 from .query import Query
 from .rank import Background, Candidate, Ranked, Record, Settings, rank, weights
 
 SEQ_BITS = 32
 """A message's key is its thread's number shifted by this, plus its place: neighbours have adjacent keys."""
+REACH = 2
+"""How far from what an arm proposes a message may be and still be ranked."""
 _SEQ_MASK = (1 << SEQ_BITS) - 1
 
 
@@ -23,8 +26,8 @@ class Source(Protocol):
     def counts(self, terms: Sequence[str]) -> list[int]:
         """In how many messages each term occurs."""
 
-    def postings(self, terms: Sequence[str]) -> list[Mapping[int, float]]:
-        """For each term, the impact by message key."""
+    def postings(self, terms: Sequence[str]) -> list[dict[int, int]]:
+        """For each term, the impact by message key, in units of `impact.STEP`."""
 
     def records(self, keys: Iterable[int]) -> dict[int, Record]:
         """What is known of these messages; keys of no message are left out."""
@@ -43,13 +46,13 @@ def search(
     vector: Sequence[float] | None = None,
     limit: int = 50,
     pool: int = 150,
-    max_postings: int = 200_000,
+    max_postings: int = 40_000,
     settings: Settings | None = None,
 ) -> list[Ranked]:
     """The best `limit` messages for `query`.
 
     Each arm proposes its best `pool` messages; those and their neighbours are ranked together. `vector` is
-    the embedding of `query.embed`. At most `max_postings` entries of the lexical index are read: the
+    the embedding of `query.embed`, of length 1. At most `max_postings` entries of the lexical index are read: the
     commonest terms of the query are left out beyond that.
     """
     s = settings or Settings()
@@ -59,23 +62,27 @@ def search(
     counts = source.counts(query.terms)
     term_weights = weights(query, counts, size)
     chosen = _affordable(term_weights, counts, max_postings)
-    postings: list[Mapping[int, float]] = [{} for _ in query.terms]
-    for i, found in zip(chosen, source.postings([query.terms[i] for i in chosen]), strict=True):
-        postings[i] = found
-    used = [w if i in set(chosen) or not counts[i] else 0.0 for i, w in enumerate(term_weights)]
+    read = set(chosen)
+    used = [w if i in read or not counts[i] else 0.0 for i, w in enumerate(term_weights)]
+    postings = source.postings([query.terms[i] for i in chosen])
 
-    keys = set(_lexical_best(postings, used, pool))
+    keys = set(_lexical_best(postings, [used[i] for i in chosen], pool))
     background = Background()
     if vector is not None:
         near, background = source.nearest(vector, pool)
         keys.update(near)
-    keys = _with_neighbours(keys, len(s.context))
+    keys = _with_neighbours(keys, REACH)
     records = source.records(keys)
     cosines = source.cosines(vector, records) if vector is not None else {}
-    candidates = [
-        Candidate(key >> SEQ_BITS, key & _SEQ_MASK, record, [p.get(key, 0.0) for p in postings], cosines.get(key))
-        for key, record in records.items()
-    ]
+    covered = [_spread(found, keys, s.context) for found in postings]
+    candidates = []
+    for key, record in records.items():
+        own, near_or_own = [0.0] * len(used), [0.0] * len(used)
+        for i, found, wide in zip(chosen, postings, covered, strict=True):
+            own[i], near_or_own[i] = found.get(key, 0) * STEP, wide.get(key, 0.0) * STEP
+        candidates.append(
+            Candidate(key >> SEQ_BITS, key & _SEQ_MASK, record, own, near_or_own, cosines.get(key))
+        )
     return rank(query, used, candidates, background=background, settings=s, limit=limit)
 
 
@@ -91,19 +98,41 @@ def _affordable(term_weights: Sequence[float], counts: Sequence[int], most: int)
     return sorted(chosen)
 
 
-def _lexical_best(postings: Sequence[Mapping[int, float]], term_weights: Sequence[float], k: int) -> list[int]:
+def _lexical_best(postings: Sequence[Mapping[int, int]], term_weights: Sequence[float], k: int) -> list[int]:
+    """The keys with the `k` highest sums; of equal sums the lower keys."""
     sums: dict[int, float] = {}
     get = sums.get
     for found, weight in zip(postings, term_weights, strict=True):
-        for key, value in found.items():
-            sums[key] = get(key, 0.0) + weight * value
-    return heapq.nlargest(k, sums, key=lambda key: (sums[key], -key))
+        if sums:
+            for key, value in found.items():
+                sums[key] = get(key, 0.0) + weight * value
+        else:
+            sums.update({key: weight * value for key, value in found.items()})
+    least = heapq.nlargest(k, sums.values())[-1:]
+    best = [(-value, key) for key, value in sums.items() if value >= least[0]] if least else []
+    return [key for _, key in sorted(best)[:k]]
+
+
+def _spread(found: Mapping[int, int], keys: set[int], shares: Sequence[float]) -> dict[int, float]:
+    """How far each of `keys` is covered for one term: by itself, or for a share by a message near it."""
+    best: dict[int, float] = {}
+    get = best.get
+    for key in found.keys() & _with_neighbours(keys, len(shares)):
+        value = found[key]
+        best[key] = max(value, get(key, 0.0))
+        seq = key & _SEQ_MASK
+        for distance, share in enumerate(shares, 1):
+            part = share * value
+            if part > get(key + distance, 0.0):
+                best[key + distance] = part
+            if distance <= seq and part > get(key - distance, 0.0):
+                best[key - distance] = part
+    return best
 
 
 def _with_neighbours(keys: Iterable[int], reach: int) -> set[int]:
-    wide: set[int] = set()
-    for key in keys:
-        seq = key & _SEQ_MASK
-        for step in range(-min(reach, seq), reach + 1):
-            wide.add(key + step)
+    wide = set(keys)
+    for step in range(1, reach + 1):
+        wide.update([key + step for key in keys])
+        wide.update([key - step for key in keys if key & _SEQ_MASK >= step])
     return wide

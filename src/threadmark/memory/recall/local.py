@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from .analyze import analyze
 from .gather import SEQ_BITS
-from .impact import STEP, impacts
+from .impact import impacts
 from .rank import Background, Record
 
 
@@ -16,7 +16,7 @@ class LocalIndex:
     """One owner's messages. Vectors, where given, are of unit length or zero."""
 
     def __init__(self) -> None:
-        self._postings: dict[str, dict[int, float]] = defaultdict(dict)
+        self._postings: dict[str, dict[int, int]] = defaultdict(dict)
         self._terms: dict[int, tuple[str, ...]] = {}
         self._records: dict[int, Record] = {}
         self._vectors: dict[int, Sequence[float]] = {}
@@ -29,7 +29,7 @@ class LocalIndex:
         self.remove(thread, seq)
         found = impacts(analyze(text))
         for term, value in found.items():
-            self._postings[term][key] = value * STEP
+            self._postings[term][key] = value
         self._terms[key] = tuple(found)
         self._records[key] = record
         if vector is not None:
@@ -56,7 +56,7 @@ class LocalIndex:
     def counts(self, terms: Sequence[str]) -> list[int]:
         return [len(self._postings.get(t, ())) for t in terms]
 
-    def postings(self, terms: Sequence[str]) -> list[Mapping[int, float]]:
+    def postings(self, terms: Sequence[str]) -> list[dict[int, int]]:
         return [self._postings.get(t, {}) for t in terms]
 
     def records(self, keys: Iterable[int]) -> dict[int, Record]:

@@ -58,14 +58,16 @@ class Record:
 class Candidate:
     """A message that may be an answer.
 
-    `impacts[i]` is the impact (see `index.impact`) of the query's term i in the message. `cosine` is
-    `None` when the message or the query has no vector.
+    `impacts[i]` is the impact (see `impact`) of the query's term i in the message, `covered[i]` that or a
+    share of its impact in a message nearby, whichever is more. `cosine` is `None` when the message or the
+    query has no vector.
     """
 
     thread: int
     seq: int
     record: Record
     impacts: Sequence[float]
+    covered: Sequence[float]
     cosine: float | None = None
 
 
@@ -136,7 +138,7 @@ def rank(
     settings: Settings | None = None,
     limit: int | None = None,
 ) -> list[Ranked]:
-    """Order `candidates`, best first. A message's neighbours count when they are among the candidates."""
+    """Order `candidates`, best first. For the semantic arm a neighbour counts when it is among them."""
     s = settings or Settings()
     found = {(c.thread, c.seq): c for c in candidates}
     order = sorted(found)
@@ -146,63 +148,41 @@ def rank(
     named = query.speakers if authors - query.speakers else frozenset()
     newest = max((c.record.at for c in found.values() if c.record.at is not None), default=None)
 
-    whys: list[Why] = []
-    scores: list[float] = []
+    parts: list[tuple[float, ...]] = []
     best_of_thread: dict[int, float] = {}
     for key in order:
         c = found[key]
-        own, covered = _coverage(key, c, found, term_weights, s.context)
         record = c.record
-        why = Why(
-            lexical=s.lexical * own / total,
-            context=s.lexical * (covered - own) / total,
-            semantic=semantic.get(key, 0.0),
-            speaker=s.speaker if record.speaker in named else 0.0,
-            person=s.person if record.role == "user" else 0.0,
-            day=_day(query, record.at, s),
-            recency=_recency(record.at, newest, s),
-            terms=tuple([t for t, v in zip(query.terms, c.impacts, strict=True) if v]),
-        )
-        relevance = why.lexical + why.context + why.semantic
+        own = s.lexical * _dot(term_weights, c.impacts) / total
+        whole = s.lexical * _dot(term_weights, c.covered) / total
+        relevance = whole + semantic.get(key, 0.0)
         best_of_thread[key[0]] = max(relevance, best_of_thread.get(key[0], 0.0))
-        whys.append(why)
-        scores.append(relevance + why.speaker + why.person + why.day + why.recency)
+        parts.append((
+            own,
+            semantic.get(key, 0.0),
+            whole - own,
+            s.speaker if record.speaker in named else 0.0,
+            s.person if record.role == "user" else 0.0,
+            _day(query, record.at, s),
+            0.0,
+            _recency(record.at, newest, s),
+        ))  # fmt: skip
 
-    ranked = []
-    for key, why, score in zip(order, whys, scores, strict=True):
-        thread = s.thread * best_of_thread[key[0]]
-        ranked.append((-(score + thread), key, why, thread))
-    ranked.sort(key=lambda r: (r[0], r[1]))
-    return [
-        Ranked(key[0], key[1], -negative, place, _with_thread(why, thread))
-        for place, (negative, key, why, thread) in enumerate(ranked[:limit], 1)
+    scored = [
+        (-(sum(values) + s.thread * best_of_thread[key[0]]), key, values)
+        for key, values in zip(order, parts, strict=True)
     ]
+    scored.sort(key=lambda entry: entry[:2])
+    ranked = []
+    for place, (negative, key, values) in enumerate(scored[:limit], 1):
+        own_terms = tuple([t for t, v in zip(query.terms, found[key].impacts, strict=True) if v])
+        why = Why(*values[:6], s.thread * best_of_thread[key[0]], values[7], terms=own_terms)
+        ranked.append(Ranked(key[0], key[1], -negative, place, why))
+    return ranked
 
 
-def _with_thread(why: Why, thread: float) -> Why:
-    return Why(
-        why.lexical, why.semantic, why.context, why.speaker, why.person, why.day, thread, why.recency,
-        why.rerank, why.terms,
-    )  # fmt: skip
-
-
-def _coverage(
-    key: tuple[int, int],
-    candidate: Candidate,
-    found: Mapping[tuple[int, int], Candidate],
-    term_weights: Sequence[float],
-    context: Sequence[float],
-) -> tuple[float, float]:
-    """The weight of the terms in the message itself, and with what its neighbours cover."""
-    best = list(candidate.impacts)
-    own = math.fsum([w * v for w, v in zip(term_weights, best, strict=True)])
-    thread, seq = key
-    for distance, share in enumerate(context, 1):
-        for place in (seq - distance, seq + distance):
-            near = found.get((thread, place))
-            if near is not None:
-                best = [b if b >= share * v else share * v for b, v in zip(best, near.impacts, strict=True)]
-    return own, math.fsum([w * v for w, v in zip(term_weights, best, strict=True)])
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum([x * y for x, y in zip(a, b, strict=True)])
 
 
 def _semantic(
