@@ -45,7 +45,7 @@ def search(
     *,
     vector: Sequence[float] | None = None,
     limit: int = 50,
-    pool: int = 150,
+    pool: int = 120,
     max_postings: int = 40_000,
     settings: Settings | None = None,
 ) -> list[Ranked]:
@@ -74,16 +74,29 @@ def search(
     keys = _with_neighbours(keys, REACH)
     records = source.records(keys)
     cosines = source.cosines(vector, records) if vector is not None else {}
-    covered = [_spread(found, keys, s.context) for found in postings]
-    candidates = []
-    for key, record in records.items():
-        own, near_or_own = [0.0] * len(used), [0.0] * len(used)
-        for i, found, wide in zip(chosen, postings, covered, strict=True):
-            own[i], near_or_own[i] = found.get(key, 0) * STEP, wide.get(key, 0.0) * STEP
-        candidates.append(
-            Candidate(key >> SEQ_BITS, key & _SEQ_MASK, record, own, near_or_own, cosines.get(key))
+    total = sum(used) or 1.0
+    own: dict[int, float] = {}
+    covered: dict[int, float] = {}
+    within = _with_neighbours(keys, len(s.context))
+    for i, found in zip(chosen, postings, strict=True):
+        unit = used[i] * STEP / total
+        hits = found.keys() & within
+        for key in hits:
+            own[key] = own.get(key, 0.0) + unit * found[key]
+        for key, value in _spread(found, hits, s.context).items():
+            covered[key] = covered.get(key, 0.0) + unit * value
+    candidates = [
+        Candidate(
+            key >> SEQ_BITS, key & _SEQ_MASK, record, own.get(key, 0.0), covered.get(key, 0.0), cosines.get(key)
         )
-    return rank(query, used, candidates, background=background, settings=s, limit=limit)
+        for key, record in records.items()
+    ]  # fmt: skip
+
+    def terms_of(thread: int, seq: int) -> tuple[str, ...]:
+        key = (thread << SEQ_BITS) + seq
+        return tuple([query.terms[i] for i, found in zip(chosen, postings, strict=True) if key in found])
+
+    return rank(query, candidates, background=background, settings=s, limit=limit, terms_of=terms_of)
 
 
 def _affordable(term_weights: Sequence[float], counts: Sequence[int], most: int) -> list[int]:
@@ -113,13 +126,14 @@ def _lexical_best(postings: Sequence[Mapping[int, int]], term_weights: Sequence[
     return [key for _, key in sorted(best)[:k]]
 
 
-def _spread(found: Mapping[int, int], keys: set[int], shares: Sequence[float]) -> dict[int, float]:
-    """How far each of `keys` is covered for one term: by itself, or for a share by a message near it."""
+def _spread(found: Mapping[int, int], hits: Iterable[int], shares: Sequence[float]) -> dict[int, float]:
+    """How far messages are covered for one term: by themselves, or for a share by one of `hits` near them."""
     best: dict[int, float] = {}
     get = best.get
-    for key in found.keys() & _with_neighbours(keys, len(shares)):
+    for key in hits:
         value = found[key]
-        best[key] = max(value, get(key, 0.0))
+        if value > get(key, 0.0):
+            best[key] = value
         seq = key & _SEQ_MASK
         for distance, share in enumerate(shares, 1):
             part = share * value

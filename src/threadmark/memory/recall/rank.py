@@ -14,7 +14,7 @@ Equal scores keep the order of thread and place in it. Everything is determinist
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,16 +58,16 @@ class Record:
 class Candidate:
     """A message that may be an answer.
 
-    `impacts[i]` is the impact (see `impact`) of the query's term i in the message, `covered[i]` that or a
-    share of its impact in a message nearby, whichever is more. `cosine` is `None` when the message or the
-    query has no vector.
+    `own` is the share of the query's weight that the message covers itself, about 0 to 2 (a full match of a
+    long message is about 1), `covered` what it covers with its neighbours' help. `cosine` is `None` when the
+    message or the query has no vector.
     """
 
     thread: int
     seq: int
     record: Record
-    impacts: Sequence[float]
-    covered: Sequence[float]
+    own: float = 0.0
+    covered: float = 0.0
     cosine: float | None = None
 
 
@@ -131,19 +131,21 @@ def weights(query: Query, counts: Sequence[int], size: int) -> list[float]:
 
 def rank(
     query: Query,
-    term_weights: Sequence[float],
     candidates: Sequence[Candidate],
     *,
     background: Background | None = None,
     settings: Settings | None = None,
     limit: int | None = None,
+    terms_of: Callable[[int, int], tuple[str, ...]] | None = None,
 ) -> list[Ranked]:
-    """Order `candidates`, best first. For the semantic arm a neighbour counts when it is among them."""
+    """Order `candidates`, best first. For the semantic arm a neighbour counts when it is among them.
+
+    `terms_of(thread, seq)` gives the query's terms in a message, for the explanation.
+    """
     s = settings or Settings()
     found = {(c.thread, c.seq): c for c in candidates}
     order = sorted(found)
     semantic = _semantic(found, background or Background(), s)
-    total = sum(term_weights) or 1.0
     authors = {c.record.speaker for c in found.values() if c.record.speaker is not None}
     named = query.speakers if authors - query.speakers else frozenset()
     newest = max((c.record.at for c in found.values() if c.record.at is not None), default=None)
@@ -153,8 +155,7 @@ def rank(
     for key in order:
         c = found[key]
         record = c.record
-        own = s.lexical * _dot(term_weights, c.impacts) / total
-        whole = s.lexical * _dot(term_weights, c.covered) / total
+        own, whole = s.lexical * c.own, s.lexical * max(c.own, c.covered)
         relevance = whole + semantic.get(key, 0.0)
         best_of_thread[key[0]] = max(relevance, best_of_thread.get(key[0], 0.0))
         parts.append((
@@ -175,14 +176,10 @@ def rank(
     scored.sort(key=lambda entry: entry[:2])
     ranked = []
     for place, (negative, key, values) in enumerate(scored[:limit], 1):
-        own_terms = tuple([t for t, v in zip(query.terms, found[key].impacts, strict=True) if v])
-        why = Why(*values[:6], s.thread * best_of_thread[key[0]], values[7], terms=own_terms)
+        terms = terms_of(*key) if terms_of else ()
+        why = Why(*values[:6], s.thread * best_of_thread[key[0]], values[7], terms=terms)
         ranked.append(Ranked(key[0], key[1], -negative, place, why))
     return ranked
-
-
-def _dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum([x * y for x, y in zip(a, b, strict=True)])
 
 
 def _semantic(
