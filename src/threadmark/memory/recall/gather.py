@@ -45,7 +45,7 @@ def search(
     *,
     vector: Sequence[float] | None = None,
     limit: int = 50,
-    pool: int = 120,
+    pool: int = 80,
     max_postings: int = 40_000,
     settings: Settings | None = None,
 ) -> list[Ranked]:

@@ -25,8 +25,8 @@ from .gather import SEQ_BITS
 from .impact import impacts
 from .rank import Background, Record
 
-BLOCK = 200
-"""Postings in a full block: 1.8 kB."""
+BLOCK = 96
+"""Postings in a full block: with its term it stays below the 1,002 bytes that SQLite keeps within a page."""
 
 SCHEMA = """
 CREATE TABLE recall_docs(
