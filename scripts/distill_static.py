@@ -5,9 +5,9 @@
     python scripts/distill_static.py --wordnet /usr/share/wordnet --vocab .../model/vocab.txt
 
 The model embeds every piece of its vocabulary alone, and the definitions and example sentences of WordNet
-(164,000 short texts). The table starts as the pieces' vectors, weighted by how rare a piece is, and is then fitted
-so that the mean of a text's rows comes close to the model's vector of the text (ridge regression towards
-the start). Rows are stored as 8-bit integers with a scale each. About 12 minutes on one core.
+(164,000 short texts). The table starts as the pieces' vectors, weighted by how rare a piece is, and is then
+fitted so that the mean of a text's rows comes close to the model's vector of the text (ridge regression
+towards the start). Rows are stored as 8-bit integers with a scale each. About 12 minutes on one core.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FIRST_WORD = 1996
 
 
 def wordnet_texts(folder: Path) -> list[str]:
-    """"words: definition" of each entry, and its example sentences."""
+    """ "words: definition" of each entry, and its example sentences."""
     texts = []
     for part in ("noun", "verb", "adj", "adv"):
         for line in (folder / f"data.{part}").read_text(encoding="latin-1").splitlines():
@@ -62,7 +62,7 @@ def piece_vectors(model: MiniLMEmbedder, size: int) -> Any:
 
 
 def fit(texts: list[list[int]], targets: Any, start: Any) -> Any:
-    """Conjugate gradients on |A W - targets|^2 + RIDGE |W - start|^2, A being the mean over a text's pieces."""
+    """Conjugate gradients on |A W - targets|^2 + RIDGE |W - start|^2, A being means over pieces."""
     lengths = np.array([len(t) for t in texts])
     rows, columns = np.repeat(np.arange(len(texts)), lengths), np.concatenate([np.array(t) for t in texts])
     shape = (len(texts), len(start))
@@ -84,7 +84,9 @@ def fit(texts: list[list[int]], targets: Any, start: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun, data.verb, ...")
     parser.add_argument("--vocab", type=Path, required=True, help="the model's vocab.txt")
     parser.add_argument("--vectors", type=Path, help="where to keep the texts' vectors between runs (.npy)")
@@ -98,7 +100,9 @@ def main() -> None:
     if args.vectors and args.vectors.exists():
         vectors = np.load(args.vectors).astype(np.float32)
     else:
-        vectors = np.concatenate([model.encode(texts[i : i + 4096], batch=32) for i in range(0, len(texts), 4096)])
+        vectors = np.concatenate(
+            [model.encode(texts[i : i + 4096], batch=32) for i in range(0, len(texts), 4096)]
+        )
         if args.vectors:
             np.save(args.vectors, vectors.astype(np.float16))
     ids = [pieces.ids(text) for text in texts]
@@ -107,7 +111,9 @@ def main() -> None:
     axes = np.linalg.svd(vectors[sample], full_matrices=False)[2][:DIMENSION].T
 
     alone = piece_vectors(model, pieces.size)
-    rarity = np.log(1 + np.maximum(np.arange(pieces.size) - FIRST_WORD, 0) + 1)  # ids are in order of frequency
+    rarity = np.log(
+        1 + np.maximum(np.arange(pieces.size) - FIRST_WORD, 0) + 1
+    )  # ids are in order of frequency
     start = (alone - alone[FIRST_WORD:].mean(0)) @ axes * rarity[:, None] * START_SCALE
     table = fit(ids, vectors @ axes, start.astype(np.float32))[FIRST_ROW:]
 
@@ -116,7 +122,7 @@ def main() -> None:
     np.save(DATA / "scales.npy", scales.astype(np.float16))
     for name in ("table.npy", "scales.npy", "vocab.txt"):
         data = (DATA / name).read_bytes()
-        print(f"{hashlib.sha256(data).hexdigest()}  {len(data):>9,}  {name}")
+        print(f"{hashlib.sha256(data).hexdigest()}  {len(data):>9,}  {name}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Recall on public sets, without a language model or a network.
 
-    python -m benchmarks.retrieval --set locomo=locomo10.json --set beam=chats/100K --embedder none static minilm
+    python -m benchmarks.retrieval --set locomo=locomo10.json --set beam=chats/100K \\
+        --embedder none static minilm
 
 Each conversation is one owner's memory, its sessions are threads; the query is the question as it stands.
-One set of defaults serves all sets. `--only` and `--except` choose conversations by id, to keep those used for
-tuning apart. Prints a table; `--json` and `--per-question` write the figures.
+One set of defaults serves all sets. `--only` and `--except` choose conversations by id, to keep those
+used for tuning apart. Prints a table; `--json` and `--per-question` write the figures.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Encode = Callable[[list[str]], list[list[float]]]
 
 
 def encoder(name: str) -> Encode | None:
-    """"none", "static", "minilm", or "module:attribute" of an object with `encode(texts)`."""
+    """ "none", "static", "minilm", or "module:attribute" of an object with `encode(texts)`."""
     if name == "none":
         return None
     if name in ("static", "minilm"):
@@ -57,13 +58,18 @@ def run(
         ids: dict[tuple[int, int], str] = {}
         tokens: dict[tuple[int, int], int] = {}
         started = time.process_time()
-        turns = [(t, s, turn) for t, thread in enumerate(conversation.threads) for s, turn in enumerate(thread)]
+        turns = [
+            (t, s, turn) for t, thread in enumerate(conversation.threads) for s, turn in enumerate(thread)
+        ]
         vectors = encode([turn.text for _, _, turn in turns]) if encode else [None] * len(turns)
         for (thread, seq, turn), vector in zip(turns, vectors, strict=True):
             index.add(
-                thread, seq, turn.text if arms != "semantic" else "", Record(turn.role, turn.speaker, turn.at),
+                thread,
+                seq,
+                turn.text if arms != "semantic" else "",
+                Record(turn.role, turn.speaker, turn.at),
                 vector=vector,
-            )  # fmt: skip
+            )
             ids[thread, seq] = turn.id
             tokens[thread, seq] = turn.tokens
         indexing += time.process_time() - started
@@ -85,7 +91,9 @@ def run(
                 [ids[r.thread, r.seq] for r in ranked], question.gold, tokens=tokens_of, thread_of=thread_of,
                 window=[ids[k] for k in around], context=[ids[k] for k in fit],
             )  # fmt: skip
-            rows.append({"conversation": conversation.id, "id": question.id, "category": question.category, **found})
+            rows.append(
+                {"conversation": conversation.id, "id": question.id, "category": question.category, **found}
+            )
     cost = {"index_ms": 1e3 * indexing / max(1, messages), "query_ms": 1e3 * asking / max(1, len(rows))}
     return rows, cost
 
@@ -101,11 +109,15 @@ def show(title: str, table: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.retrieval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.retrieval",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--set", action="append", required=True, metavar="NAME=PATH", dest="sets")
     parser.add_argument("--embedder", nargs="+", default=["none", "static"], help=encoder.__doc__)
-    parser.add_argument("--arms", choices=("both", "semantic"), default="both", help="leave the lexical arm out")
+    parser.add_argument(
+        "--arms", choices=("both", "semantic"), default="both", help="leave the lexical arm out"
+    )
     parser.add_argument("--only", nargs="*", metavar="ID", help="only these conversations")
     parser.add_argument("--except", nargs="*", metavar="ID", dest="without", default=[])
     parser.add_argument("--json", type=Path)
@@ -120,18 +132,19 @@ def main() -> None:
             conversations = load(Path(path))
         except (OSError, ValueError) as error:
             sys.exit(f"--set {item}: {error}")
-        keep = [
-            c for c in conversations if (not args.only or c.id in args.only) and c.id not in args.without
-        ]
+        keep = [c for c in conversations if (not args.only or c.id in args.only) and c.id not in args.without]
         for embedder in args.embedder:
             rows, cost = run(keep, encoder(embedder), Settings(), arms=args.arms)
             if not rows:
                 sys.exit(f"--set {item}: no question is left to ask")
-            table = by_category((r["category"], {k: v for k, v in r.items() if isinstance(v, float)}) for r in rows)
+            table = by_category(
+                (r["category"], {k: v for k, v in r.items() if isinstance(v, float)}) for r in rows
+            )
             show(
-                f"{name}, embedder {embedder}: {len(keep)} conversations, CPU {cost['index_ms']:.2f} ms a message, "
-                f"{cost['query_ms']:.1f} ms a query without its embedding", table,
-            )  # fmt: skip
+                f"{name}, embedder {embedder}: {len(keep)} conversations, "
+                f"CPU {cost['index_ms']:.2f} ms a message, {cost['query_ms']:.1f} ms a query without its embedding",
+                table,
+            )
             report[f"{name}/{embedder}"] = {"metrics": table, "cost": cost}
             questions += [{"set": name, "embedder": embedder, **r} for r in rows]
     if args.json:

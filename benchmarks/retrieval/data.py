@@ -65,7 +65,7 @@ def load(path: Path) -> list[Conversation]:
 
 
 def estimate_tokens(text: str) -> int:
-    """Where a set gives no token counts: about 4 characters a token, 1 for each character of other scripts."""
+    """Where a set gives no token counts: some 4 characters a token, 1 in other scripts."""
     other = sum(c > "\u02ff" for c in text)
     return max(1, round((len(text) - other) / 4.2 + other))
 
@@ -80,7 +80,9 @@ def _seconds(when: str | None) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _turn(id_: str, role: str, speaker: str | None, at: float | None, text: str, tokens: int | None = None) -> Turn:
+def _turn(
+    id_: str, role: str, speaker: str | None, at: float | None, text: str, tokens: int | None = None
+) -> Turn:
     named = speaker if speaker and speaker.lower() not in ("user", "assistant") else None
     return Turn(id_, role, named, at, text, estimate_tokens(text) if tokens is None else tokens)
 
@@ -93,7 +95,10 @@ def _jsonl(folder: Path) -> list[Conversation]:
     found = {}
     for row in rows("conversations.jsonl"):
         threads = [
-            [_turn(m["id"], m["role"], m["speaker"], _seconds(m["ts"]), m["text"], m["n_tokens"]) for m in t["messages"]]
+            [
+                _turn(m["id"], m["role"], m["speaker"], _seconds(m["ts"]), m["text"], m["n_tokens"])
+                for m in t["messages"]
+            ]
             for t in row["threads"]
         ]
         found[row["conv_id"]] = Conversation(row["conv_id"], threads)
@@ -126,7 +131,12 @@ def _locomo(number: int, row: dict[str, Any]) -> Conversation:
         gold = _locomo_ids(q.get("evidence", []), known)
         if gold:
             conversation.questions.append(
-                Question(f"{conversation.id}:{i}", q["question"], _LOCOMO.get(q["category"], str(q["category"])), gold)
+                Question(
+                    f"{conversation.id}:{i}",
+                    q["question"],
+                    _LOCOMO.get(q["category"], str(q["category"])),
+                    gold,
+                )
             )
     return conversation
 
@@ -139,10 +149,8 @@ def _locomo_time(text: str | None) -> float | None:
 
 
 def _locomo_ids(evidence: Iterable[str], known: set[str]) -> tuple[str, ...]:
-    """Dialogue ids, with the set's malformed ones ("D8:6; D9:17", "D:11:26") put right where that is clear."""
-    found = [
-        f"D{int(a)}:{int(b)}" for item in evidence for a, b in re.findall(r"D?:?(\d+):(\d+)", str(item))
-    ]
+    """Dialogue ids, malformed ones ("D8:6; D9:17", "D:11:26") put right where that is clear."""
+    found = [f"D{int(a)}:{int(b)}" for item in evidence for a, b in re.findall(r"D?:?(\d+):(\d+)", str(item))]
     return tuple(dict.fromkeys(i for i in found if i in known))
 
 
@@ -171,7 +179,8 @@ def _longmemeval_time(text: str | None) -> float | None:
     match = re.match(r"(\d{4})/(\d\d)/(\d\d)(?:\D+(\d\d):(\d\d))?", text or "")
     if not match:
         return None
-    return datetime(*[int(g or 0) for g in match.groups()], tzinfo=UTC).timestamp()
+    year, month, day, hour, minute = [int(group or 0) for group in match.groups()]
+    return datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp()
 
 
 def _beam(questions: Path) -> Conversation:

@@ -41,16 +41,22 @@ class Embedder(Protocol):
 class CheckedEmbedder:
     """Wraps an embedder so that what comes out is sound, or a clear error.
 
-    Raises `ConfigurationError` for an embedder whose name or dimension cannot be, and when a vector's length is
-    not the dimension; `ModelError` when the embedder fails, returns another number of vectors than texts,
+    Raises `ConfigurationError` for an embedder whose name or dimension cannot be, and when a vector's length
+    is not the dimension; `ModelError` when the embedder fails, returns another number of vectors than texts,
     or values that are no finite numbers. Cancellation passes through.
     """
 
     def __init__(self, embedder: Embedder) -> None:
         name, dimension = getattr(embedder, "name", None), getattr(embedder, "dimension", None)
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"embedder {type(embedder).__name__} needs a non-empty `name`, not {name!r}")
-        if isinstance(dimension, bool) or not isinstance(dimension, int) or not 0 < dimension <= MAX_DIMENSION:
+            raise ConfigurationError(
+                f"embedder {type(embedder).__name__} needs a non-empty `name`, not {name!r}"
+            )
+        if (
+            isinstance(dimension, bool)
+            or not isinstance(dimension, int)
+            or not 0 < dimension <= MAX_DIMENSION
+        ):
             raise ConfigurationError(
                 f"embedder {name!r} needs a `dimension` from 1 to {MAX_DIMENSION}, not {dimension!r}"
             )
@@ -66,7 +72,9 @@ class CheckedEmbedder:
             vectors = await self._embedder.embed(list(texts), query=query)
             count = len(vectors)
         except Exception as error:
-            raise ModelError(f"embedder {self.name!r} failed: {type(error).__name__}: {error}"[:500]) from error
+            raise ModelError(
+                f"embedder {self.name!r} failed: {type(error).__name__}: {error}"[:500]
+            ) from error
         if count != len(texts):
             raise ModelError(f"embedder {self.name!r} returned {count} vectors for {len(texts)} texts")
         return [self._unit(vector) for vector in vectors]
@@ -100,7 +108,33 @@ class CheckedEmbedder:
             listed = vector.tolist() if hasattr(vector, "tolist") else vector
             return [float(v) for v in listed]
         except (TypeError, ValueError, OverflowError) as error:
-            raise ModelError(f"embedder {self.name!r} returned something that is no vector: {error}") from error
+            raise ModelError(
+                f"embedder {self.name!r} returned something that is no vector: {error}"
+            ) from error
+
+
+def pieces(text: str, *, size: int = 1000, overlap: int = 100) -> list[str]:
+    """Cut a long text for embedding: pieces of `size` characters at most that overlap by about `overlap`.
+
+    Cuts fall on the end of a line, a sentence or a word where there is one. Blank text gives `[]`.
+    """
+    if not 0 <= overlap < size:
+        raise ValueError(f"overlap must be from 0 to below size, not {overlap} of {size}")
+    found = []
+    start = 0
+    while start < len(text):
+        end = min(len(text), start + size)
+        if end < len(text):
+            least = start + (size + overlap) // 2
+            ends = (text.rfind(mark, least, end) + len(mark) for mark in ("\n", ". ", " "))
+            end = next((e for e in ends if e > least), end)
+        piece = text[start:end].strip()
+        if piece:
+            found.append(piece)
+        if end == len(text):
+            break
+        start = end - overlap
+    return found
 
 
 def unpack(vector: bytes) -> list[float]:

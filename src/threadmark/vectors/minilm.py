@@ -71,7 +71,7 @@ class MiniLMEmbedder:
         with self._lock:
             if self._loaded is None:
                 try:
-                    import onnxruntime
+                    import onnxruntime  # type: ignore[import-untyped, unused-ignore]
                 except ImportError:
                     raise ConfigurationError(f"MiniLM needs onnxruntime: {_INSTALL}") from None
                 options = onnxruntime.SessionOptions()
@@ -94,5 +94,7 @@ class MiniLMEmbedder:
             raise ConfigurationError(f"MiniLM's model file is not installed: {_INSTALL}, or give `path`")
         model = (Path(spec.origin).parent / "model.onnx").read_bytes()
         if hashlib.sha256(model).hexdigest() != _SHA256:
-            raise ConfigurationError(f"the model file of {_PACKAGE!r} is not the one this release knows; give `path`")
+            raise ConfigurationError(
+                f"the model file of {_PACKAGE!r} is not the one this release knows; give `path`"
+            )
         return model

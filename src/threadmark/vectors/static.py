@@ -68,7 +68,5 @@ def import_numpy() -> Any:
     try:
         import numpy
     except ImportError:
-        raise ConfigurationError(
-            "semantic recall needs numpy: pip install 'threadmark[semantic]'"
-        ) from None
+        raise ConfigurationError("semantic recall needs numpy: pip install 'threadmark[semantic]'") from None
     return numpy

@@ -1,4 +1,4 @@
-"""Splitting text into the word pieces of an uncased BERT vocabulary, as MiniLM and our table were made with."""
+"""Splitting text into the word pieces of an uncased BERT vocabulary, as MiniLM and our table have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _ALONE = (
     r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff"
 )
 _WORD = re.compile(rf"[^\s{_ALONE}]+|[{_ALONE}]")
-_CONTROL = re.compile(r"[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\ufeff\ufffd]")
+_CONTROL = re.compile(
+    r"[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\ufeff\ufffd]"
+)
 
 
 class WordPiece:

@@ -114,7 +114,9 @@ def _terms(text: str) -> Iterator[str]:
         elif kind == "emoji":
             yield token
         elif kind == "number":
-            yield _number("".join(str(unicodedata.digit(c, 0)) if c.isdigit() else c for c in token)[:MAX_TERM])
+            yield _number(
+                "".join(str(unicodedata.digit(c, 0)) if c.isdigit() else c for c in token)[:MAX_TERM]
+            )
         elif token.isascii():
             yield _stems.get(token) or _term(token)
         else:
@@ -123,7 +125,12 @@ def _terms(text: str) -> Iterator[str]:
 
 
 def _pairs(run: str) -> Iterator[str]:
-    """Neighbouring pairs, and single characters too so that a query of one character finds something."""
-    yield from run
+    """Neighbouring pairs; of Han characters, which are words by themselves, the single ones too."""
+    if len(run) == 1:
+        yield run
+        return
+    for c in run:
+        if "\u3400" <= c <= "\u9fff" or c >= "\U00020000":
+            yield c
     for i in range(len(run) - 1):
         yield run[i : i + 2]

@@ -17,7 +17,9 @@ _TEXTUAL = re.compile(
 )
 _ISO = re.compile(r"\b((?:19|20)\d\d)-(\d{1,2})(?:-(\d{1,2}))?\b")
 # "may" and "march" are months only where something says so.
-_ADVERBIAL = re.compile(r"\b(?:in|of|during|since|until|till|by|last|this|next|late|early|mid)[\s-]+\Z", re.IGNORECASE)
+_ADVERBIAL = re.compile(
+    r"\b(?:in|of|during|since|until|till|by|last|this|next|late|early|mid)[\s-]+\Z", re.IGNORECASE
+)
 _DAY = 86400.0
 
 
@@ -30,7 +32,7 @@ class DaySpan:
     day: int | None
 
     def nearness(self, at: float, *, reach: float = 10.0) -> float:
-        """1.0 for a time (seconds since 1970, UTC) within the span, falling off by a factor e per `reach` days.
+        """1.0 for a time (seconds since 1970, UTC) in the span; beyond it a factor e less per `reach` days.
 
         What happens on a day is mostly told on the days after it, so earlier times fall off faster.
         """
@@ -45,10 +47,8 @@ class DaySpan:
             return 0.0
         start = (first - date(1970, 1, 1)).days * _DAY
         length = 1 if self.day else 31
-        if at < start:
-            distance = 1.5 * (start - at) / _DAY
-        else:
-            distance = max(0.0, (at - start) / _DAY - length)
+        days = (at - start) / _DAY
+        distance = -1.5 * days if days < 0 else max(0.0, days - length)
         return math.exp(-distance / reach)
 
 

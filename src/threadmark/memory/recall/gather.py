@@ -45,17 +45,18 @@ def search(
     *,
     vector: Sequence[float] | None = None,
     limit: int = 50,
-    pool: int = 80,
+    pool: int = 40,
     max_postings: int = 40_000,
     settings: Settings | None = None,
 ) -> list[Ranked]:
     """The best `limit` messages for `query`.
 
-    Each arm proposes its best `pool` messages; those and their neighbours are ranked together. `vector` is
-    the embedding of `query.embed`, of length 1. At most `max_postings` entries of the lexical index are read: the
-    commonest terms of the query are left out beyond that.
+    Each arm proposes its best `pool` messages, `limit` at least; those and their neighbours are ranked
+    together. `vector` is the embedding of `query.embed`, of length 1. At most `max_postings` entries of the
+    lexical index are read: the commonest terms of the query are left out beyond that.
     """
     s = settings or Settings()
+    pool = max(pool, limit)
     size = source.size()
     if size == 0:
         return []
@@ -87,7 +88,12 @@ def search(
             covered[key] = covered.get(key, 0.0) + unit * value
     candidates = [
         Candidate(
-            key >> SEQ_BITS, key & _SEQ_MASK, record, own.get(key, 0.0), covered.get(key, 0.0), cosines.get(key)
+            key >> SEQ_BITS,
+            key & _SEQ_MASK,
+            record,
+            own.get(key, 0.0),
+            covered.get(key, 0.0),
+            cosines.get(key),
         )
         for key, record in records.items()
     ]  # fmt: skip

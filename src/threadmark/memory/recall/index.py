@@ -102,7 +102,8 @@ def add_messages(connection: Connection, owner_no: int, rows: Iterable[Row]) -> 
             full.append(term)
     for term in full:
         connection.execute(
-            "UPDATE recall_postings SET block = (SELECT max(block) + 1 FROM recall_postings WHERE owner_no = ?1 AND term = ?2)"
+            "UPDATE recall_postings SET block ="
+            " (SELECT max(block) + 1 FROM recall_postings WHERE owner_no = ?1 AND term = ?2)"
             " WHERE owner_no = ?1 AND term = ?2 AND block = 0", (owner_no, term),
         )  # fmt: skip
     connection.execute(
@@ -115,7 +116,8 @@ def add_messages(connection: Connection, owner_no: int, rows: Iterable[Row]) -> 
 def remove_messages(connection: Connection, owner_no: int, keys: Iterable[int]) -> int:
     """Take messages out of the index. Returns how many were in it; unknown keys are no error."""
     gone = list(connection.execute(
-        "SELECT d.key, d.terms FROM json_each(?) j CROSS JOIN recall_docs d ON d.owner_no = ? AND d.key = j.value",
+        "SELECT d.key, d.terms FROM json_each(?) j CROSS JOIN recall_docs d"
+        " ON d.owner_no = ? AND d.key = j.value",
         (json.dumps(list(keys)), owner_no),
     ))  # fmt: skip
     if not gone:
@@ -152,12 +154,14 @@ def _remove_postings(connection: Connection, owner_no: int, term: str, unwanted:
         kept = [(k, v) for k, v in zip(keys, values, strict=True) if k not in unwanted]
         if kept:
             connection.execute(
-                "UPDATE recall_postings SET keys = ?, impacts = ? WHERE owner_no = ? AND term = ? AND block = ?",
+                "UPDATE recall_postings SET keys = ?, impacts = ?"
+                " WHERE owner_no = ? AND term = ? AND block = ?",
                 (_pack([k for k, _ in kept]), bytes([v for _, v in kept]), owner_no, term, block),
             )
         else:
             connection.execute(
-                "DELETE FROM recall_postings WHERE owner_no = ? AND term = ? AND block = ?", (owner_no, term, block)
+                "DELETE FROM recall_postings WHERE owner_no = ? AND term = ? AND block = ?",
+                (owner_no, term, block),
             )
 
 
@@ -169,7 +173,9 @@ class SqlSource:
         self._owner = owner_no
 
     def size(self) -> int:
-        rows = self._connection.execute("SELECT messages FROM recall_owners WHERE owner_no = ?", (self._owner,))
+        rows = self._connection.execute(
+            "SELECT messages FROM recall_owners WHERE owner_no = ?", (self._owner,)
+        )
         return next((int(n) for (n,) in rows), 0)
 
     def counts(self, terms: Sequence[str]) -> list[int]:
@@ -177,7 +183,7 @@ class SqlSource:
             "SELECT j.value, sum(length(p.impacts)) FROM json_each(?) j CROSS JOIN recall_postings p"
             " ON p.owner_no = ? AND p.term = j.value GROUP BY j.value",
             (json.dumps(list(terms)), self._owner),
-        ))  # type: ignore[arg-type]  # fmt: skip
+        ))  # fmt: skip
         return [found.get(term, 0) for term in terms]
 
     def postings(self, terms: Sequence[str]) -> list[dict[int, int]]:

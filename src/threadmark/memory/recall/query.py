@@ -14,10 +14,10 @@ from .dates import DaySpan, find_days
 _FUNCTION_WORDS = frozenset(
     term
     for term in analyze(
-        "a about am an and any are as at be been but by can could did do does for from had has have he her him "
-        "his how i if in into is it its me my no not of on or our out she should so some than that the their "
-        "them then there these they this those to up was we were what when where which who whom whose why "
-        "will with would you your"
+        "a about am an and any are as at be been but by can could did do does for from had has "
+        "have he her him his how i if in into is it its me my no not of on or our out she should "
+        "so some than that the their them then there these they this those to up was we were what "
+        "when where which who whom whose why will with would you your"
     )
 )
 FUNCTION_WORD = 0.1

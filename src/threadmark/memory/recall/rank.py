@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from .query import Query
 
@@ -83,7 +82,8 @@ class Background:
 class Why:
     """The parts that add up to a score, before rounding; parts that are 0 did not apply.
 
-    `terms` are the query's terms that the message holds itself, `context` what its neighbours add to `lexical`.
+    `terms` are the query's terms that the message holds itself, `context` what its neighbours
+    add to `lexical`.
     """
 
     lexical: float = 0.0
@@ -107,12 +107,6 @@ class Ranked:
     score: float
     rank: int
     why: Why = field(default_factory=Why)
-
-
-class Reranker(Protocol):
-    """A second opinion on the first places: one finite score per text, higher is better."""
-
-    async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]: ...
 
 
 def weights(query: Query, counts: Sequence[int], size: int) -> list[float]:
@@ -150,7 +144,7 @@ def rank(
     named = query.speakers if authors - query.speakers else frozenset()
     newest = max((c.record.at for c in found.values() if c.record.at is not None), default=None)
 
-    parts: list[tuple[float, ...]] = []
+    parts: list[tuple[float, float, float, float, float, float, float]] = []
     best_of_thread: dict[int, float] = {}
     for key in order:
         c = found[key]
@@ -165,7 +159,6 @@ def rank(
             s.speaker if record.speaker in named else 0.0,
             s.person if record.role == "user" else 0.0,
             _day(query, record.at, s),
-            0.0,
             _recency(record.at, newest, s),
         ))  # fmt: skip
 
@@ -177,7 +170,10 @@ def rank(
     ranked = []
     for place, (negative, key, values) in enumerate(scored[:limit], 1):
         terms = terms_of(*key) if terms_of else ()
-        why = Why(*values[:6], s.thread * best_of_thread[key[0]], values[7], terms=terms)
+        own, near, context, speaker, person, day, recency = values
+        why = Why(
+            own, near, context, speaker, person, day, s.thread * best_of_thread[key[0]], recency, terms=terms
+        )
         ranked.append(Ranked(key[0], key[1], -negative, place, why))
     return ranked
 

@@ -9,7 +9,9 @@ from .rank import Ranked
 Key = tuple[int, int]
 
 
-def window(ranked: Sequence[Ranked], known: Mapping[Key, int], *, top: int, before: int, after: int) -> list[Key]:
+def window(
+    ranked: Sequence[Ranked], known: Mapping[Key, int], *, top: int, before: int, after: int
+) -> list[Key]:
     """The first `top` hits, each with its neighbours, every message once, in order of thread and place.
 
     `known` has the tokens of each message by (thread, place).

@@ -1,7 +1,7 @@
 """English suffix stripping: "adoption", "adopted" and "adopting" become one term.
 
-The rules are those of M. F. Porter's published English algorithm (Porter2). Terms end up in stored indexes, so the result for a word must never change without a new
-`analyze.VERSION`.
+The rules are those of M. F. Porter's published English algorithm (Porter2). Terms end up in stored indexes,
+so the result for a word must never change without a new `analyze.VERSION`.
 """
 
 from __future__ import annotations

@@ -81,13 +81,14 @@ def add_vectors(
             "INSERT INTO recall_codes VALUES(?, ?, 0, ?, ?) ON CONFLICT DO UPDATE SET"
             " keys = CAST(keys || excluded.keys AS BLOB), codes = CAST(codes || excluded.codes AS BLOB)"
             " RETURNING length(keys)",
-            (owner_no, space_no, np.array([key for key, _, _ in some], "<i8").tobytes(), _codes(np, values).tobytes()),
+            (owner_no, space_no, _packed(np, some), _codes(np, values).tobytes()),
         )))  # fmt: skip
         if size >= 8 * BLOCK:
             connection.execute(
                 "UPDATE recall_codes SET block = (SELECT max(block) + 1 FROM recall_codes WHERE owner_no = ?1"
-                " AND space_no = ?2) WHERE owner_no = ?1 AND space_no = ?2 AND block = 0", (owner_no, space_no),
-            )  # fmt: skip
+                " AND space_no = ?2) WHERE owner_no = ?1 AND space_no = ?2 AND block = 0",
+                (owner_no, space_no),
+            )
     return len(flat)
 
 
@@ -105,7 +106,8 @@ def remove_vectors(
     for number in {s for _, s, _ in gone}:
         unwanted = np.array([key for _, s, key in gone if s == number], np.int64)
         blocks = list(connection.execute(
-            "SELECT block, keys, codes FROM recall_codes WHERE owner_no = ? AND space_no = ?", (owner_no, number)
+            "SELECT block, keys, codes FROM recall_codes WHERE owner_no = ? AND space_no = ?",
+            (owner_no, number),
         ))  # fmt: skip
         for block, blob, codes in blocks:
             block_keys = np.frombuffer(blob, "<i8")
@@ -114,7 +116,8 @@ def remove_vectors(
                 continue
             rest = np.frombuffer(codes, np.uint8).reshape(len(block_keys), -1)[kept]
             connection.execute(
-                "UPDATE recall_codes SET keys = ?, codes = ? WHERE owner_no = ? AND space_no = ? AND block = ?",
+                "UPDATE recall_codes SET keys = ?, codes = ?"
+                " WHERE owner_no = ? AND space_no = ? AND block = ?",
                 (block_keys[kept].tobytes(), rest.tobytes(), owner_no, number, block),
             )
     if gone:
@@ -186,6 +189,10 @@ class VectorSource(SqlSource):
         return found
 
 
+def _packed(np: Any, rows: Sequence[tuple[int, int, bytes]]) -> bytes:
+    return bytes(np.array([key for key, _, _ in rows], "<i8").tobytes())
+
+
 def _codes(np: Any, values: Any) -> Any:
     """512 or 1,024 bits for each row: which side of that many fixed planes it lies on."""
     return np.packbits(values @ _planes(values.shape[1]) > 0, axis=1)
@@ -209,7 +216,15 @@ def _planes(dimension: int) -> Any:
 
 
 def _distances(np: Any, codes: Any, code: Any) -> Any:
-    words = np.ascontiguousarray(codes).view(np.uint64) ^ np.ascontiguousarray(code).view(np.uint64)
+    """In how many bits each row of `codes` differs from `code`."""
+    words, word = codes.view(np.uint64), code.view(np.uint64)
+    total = np.zeros(len(codes), np.uint16)
+    for column in range(len(word)):  # a sum over so short an axis is slower
+        total += _bit_count(np, words[:, column] ^ word[column])
+    return total
+
+
+def _bit_count(np: Any, words: Any) -> Any:
     if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(words).sum(axis=1, dtype=np.uint16)
-    return np.unpackbits(words.view(np.uint8), axis=1).sum(axis=1, dtype=np.uint16)
+        return np.bitwise_count(words)
+    return np.unpackbits(words.view(np.uint8)).reshape(len(words), 64).sum(axis=1, dtype=np.uint8)
