@@ -1,1 +1,159 @@
-"""Memory for Python agents that people can trust."""
+"""Memory for Python agents that people can trust.
+
+    from threadmark import Agent, Memory
+
+    memory = Memory("sqlite:///chat.db", last_messages=20)
+    agent = Agent("support", model="openai:gpt-5.4-mini", memory=memory)
+    result = await agent.generate("My favourite colour is blue.", resource="user-1", thread="t-1")
+
+This is the one public door; `threadmark.testing`, `threadmark.models` and `threadmark.stores.base` are the
+public side doors for tests, model backends and stores. Names are loaded when first used, so that importing
+this package costs little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._errors import (
+        ApprovalError,
+        ConfigurationError,
+        ConflictError,
+        ModelError,
+        NotFoundError,
+        OwnershipError,
+        SchemaVersionError,
+        StoreBusyError,
+        StoreError,
+        ThreadmarkError,
+        TripwireError,
+        ValidationError,
+    )
+    from ._types import (
+        DataPart,
+        ErasureReceipt,
+        ErrorPart,
+        FilePart,
+        Message,
+        MessagePage,
+        ReasoningPart,
+        Run,
+        RunPage,
+        Speaker,
+        StepPart,
+        TextPart,
+        Thread,
+        ThreadClone,
+        ThreadPage,
+        ThreadSource,
+        ToolPart,
+        Usage,
+    )
+    from .agents import (
+        Agent,
+        AgentResult,
+        AgentStream,
+        Event,
+        RequestContext,
+        Tool,
+        ToolContext,
+        tool,
+    )
+    from .memory.context import Block, ContextReport
+    from .memory.memory import Memory
+    from .memory.options import MemoryOptions
+    from .memory.turn import ThreadSpec
+    from .models.base import Model
+    from .stores.base import MessageChange, Store
+    from .stores.sqlite import SQLiteStore
+
+_HOMES = {
+    "._errors": (
+        "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
+        "OwnershipError", "SchemaVersionError", "StoreBusyError", "StoreError", "ThreadmarkError",
+        "TripwireError", "ValidationError",
+    ),
+    "._types": (
+        "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
+        "Run", "RunPage", "Speaker", "StepPart", "TextPart", "Thread", "ThreadClone", "ThreadPage",
+        "ThreadSource", "ToolPart", "Usage",
+    ),
+    ".agents": (
+        "Agent", "AgentResult", "AgentStream", "Event", "RequestContext", "Tool", "ToolContext", "tool",
+    ),
+    ".memory.context": ("Block", "ContextReport"),
+    ".models.base": ("Model",),
+    ".memory.memory": ("Memory",),
+    ".memory.options": ("MemoryOptions",),
+    ".memory.turn": ("ThreadSpec",),
+    ".stores.base": ("MessageChange", "Store"),
+    ".stores.sqlite": ("SQLiteStore",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AgentResult",
+    "AgentStream",
+    "ApprovalError",
+    "Block",
+    "ConfigurationError",
+    "ConflictError",
+    "ContextReport",
+    "DataPart",
+    "ErasureReceipt",
+    "ErrorPart",
+    "Event",
+    "FilePart",
+    "Memory",
+    "MemoryOptions",
+    "Message",
+    "MessageChange",
+    "MessagePage",
+    "Model",
+    "ModelError",
+    "NotFoundError",
+    "OwnershipError",
+    "ReasoningPart",
+    "RequestContext",
+    "Run",
+    "RunPage",
+    "SQLiteStore",
+    "SchemaVersionError",
+    "Speaker",
+    "StepPart",
+    "Store",
+    "StoreBusyError",
+    "StoreError",
+    "TextPart",
+    "Thread",
+    "ThreadClone",
+    "ThreadPage",
+    "ThreadSource",
+    "ThreadSpec",
+    "ThreadmarkError",
+    "Tool",
+    "ToolContext",
+    "ToolPart",
+    "TripwireError",
+    "Usage",
+    "ValidationError",
+    "tool",
+]

@@ -132,6 +132,9 @@ class DataPart:
 Part: TypeAlias = TextPart | ReasoningPart | FilePart | ToolPart | StepPart | ErrorPart | DataPart
 
 
+_set = object.__setattr__
+
+
 # -- messages ----------------------------------------------------------------------------------------
 
 
@@ -159,7 +162,7 @@ class Message:
         text: str | None = None,
         role: Role = "user",
         parts: Sequence[Part] | None = None,
-        id: str | None = None,  # noqa: A002 - the field's name in every system of the field
+        id: str | None = None,
         speaker: Speaker | None = None,
         metadata: Mapping[str, Json] | None = None,
         created_at: datetime | None = None,
@@ -173,7 +176,7 @@ class Message:
             raise ValidationError(f"message text must be a string, not {type(text).__name__}")
         if role not in ("user", "assistant", "system"):
             raise ValidationError(f"message role must be 'user', 'assistant' or 'system', not {role!r}")
-        init = object.__setattr__
+        init = _set
         init(self, "id", new_id() if id is None else id)
         init(self, "role", role)
         init(self, "parts", (TextPart(text),) if text is not None else tuple(parts or ()))
@@ -203,6 +206,14 @@ class Message:
     def text(self) -> str:
         """All text parts, in order, joined as they stand."""
         return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
+
+    @classmethod
+    def stored(cls, *fields: Any) -> Message:
+        """Make a message of trusted values in field order, unchecked: what reading a row needs, fast."""
+        self = object.__new__(cls)
+        for name, value in zip(cls.__slots__, fields, strict=True):
+            _set(self, name, value)
+        return self
 
     def replace(self, **changes: Any) -> Message:
         """A copy with some fields changed; `text=` replaces all parts."""
@@ -279,6 +290,23 @@ class Run:
     version: int = 1
     state: Mapping[str, Json] | None = None
     """What a paused run needs to go on; `None` for others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkingMemoryVersion:
+    """One version of a working memory. Versions are only added, never changed; the newest is current.
+
+    `thread_id` is `None` for the resource's own. `content` is text, or JSON text where there is a schema.
+    `changed_by` says who made it ("agent", "user", "revert", ...), `run_id` in which turn.
+    """
+
+    resource_id: str
+    thread_id: str | None
+    version: int
+    content: str
+    changed_by: str
+    run_id: str | None = None
+    created_at: datetime
 
 
 # -- pages and receipts ------------------------------------------------------------------------------

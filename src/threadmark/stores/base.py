@@ -19,8 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
+from .._ids import check_choice, check_count, check_filter, check_paging
 from .._types import (
     ErasureReceipt,
     FinishReason,
@@ -34,6 +35,7 @@ from .._types import (
     Thread,
     ThreadClone,
     ThreadPage,
+    WorkingMemoryVersion,
 )
 
 OrderField: TypeAlias = Literal["created_at", "updated_at"]
@@ -46,7 +48,8 @@ class ThreadQuery:
     """Which threads, in which order. Ties are broken by order of creation, in the same direction.
 
     `per_page=None` means all (then `page` is 0). `metadata` holds exact scalar matches, all of which must
-    hold; `None` matches only an explicit null.
+    hold; `None` matches only an explicit null. Raises `ValidationError` for what makes no sense, so that
+    no store has to.
     """
 
     page: int = 0
@@ -54,6 +57,12 @@ class ThreadQuery:
     order_by: OrderField = "created_at"
     direction: Direction = "desc"
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_paging(self.page, self.per_page)
+        check_choice("order_by", self.order_by, get_args(OrderField))
+        check_choice("direction", self.direction, get_args(Direction))
+        check_filter(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,8 @@ class MessageQuery:
     `order=None`: pages are counted from the newest message, each page reads oldest first. "asc": pages
     from the oldest. "desc": pages from the newest, each newest first. `since` and `until` bound
     `created_at`, both included unless the matching `exclude_` flag is set. `thread_id=None`: the owner's
-    messages of all threads, ordered by `created_at`, then by order of saving.
+    messages of all threads, ordered by `created_at`, then by order of saving. Raises `ValidationError` for
+    what makes no sense, so that no store has to.
     """
 
     thread_id: str | None = None
@@ -78,6 +88,12 @@ class MessageQuery:
     speaker_id: str | None = None
     run_id: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_paging(self.page, self.per_page)
+        if self.order is not None:
+            check_choice("order", self.order, get_args(Direction))
+        check_filter(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,19 +153,44 @@ class CloneRequest:
     message_ids: tuple[str, ...] | None = None
     owner: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            check_count("last", self.last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkingMemoryWrite:
+    """Add a version of a working memory, if the current one is `if_version` (0: there is none yet).
+
+    `thread_id=None` is the resource's own. Raises `ConflictError` otherwise; `NotFoundError` for an
+    unknown thread.
+    """
+
+    thread_id: str | None = None
+    content: str
+    if_version: int
+    changed_by: str
+    run_id: str | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnQuery:
     """What the opening of a turn reads, in one consistent view.
 
     `last` is the number of newest messages wanted, `known_ids` the ids of messages that the caller holds
-    and whose stored copies it wants, `run_id` a run it wants to find.
+    and whose stored copies it wants, `run_id` a run it wants to find, `working_memory` the scope of the
+    working memory it wants.
     """
 
     thread_id: str
     last: int | None = 10
+    working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            check_count("last", self.last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +201,12 @@ class TurnState:
     history: tuple[Message, ...] = ()
     known: Mapping[str, Message] = field(default_factory=dict)
     run: Run | None = None
+    working_memory: WorkingMemoryVersion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWrite:
-    """Insert a run (`if_version=0`) or replace it if it still has version `if_version`, else `ConflictError`."""
+    """Insert a run (`if_version=0`), or replace it while it has that version; else `ConflictError`."""
 
     id: str
     agent: str
@@ -185,7 +227,8 @@ class TurnWrite:
     The thread is created with `title` and `metadata` if it does not exist; if it does, `title` is ignored
     and `metadata` merged. With `create=False` a missing thread raises `NotFoundError`. A message whose id
     is in the thread already replaces that message's content and keeps its `seq` and `created_at`; one
-    whose id the owner uses in another thread raises `ConflictError`.
+    whose id the owner uses in another thread raises `ConflictError`. Messages without a `run_id` get that of
+    `run`; those without a `created_at` get `now`; system messages are left out.
     """
 
     thread_id: str
@@ -195,6 +238,7 @@ class TurnWrite:
     metadata: Mapping[str, Json] = field(default_factory=dict)
     create: bool = True
     run: RunWrite | None = None
+    working_memory: WorkingMemoryWrite | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,13 +332,16 @@ class Store(ABC):
     async def update_messages(
         self, owner: str, thread_id: str, changes: Sequence[MessageChange], now: datetime
     ) -> list[Message]:
-        """Apply `changes` to messages of this thread, all or none. Returns the changed ones; unknown ids are skipped."""
+        """Apply `changes` to messages of this thread, all or none.
+
+        Returns the changed messages; unknown ids are skipped.
+        """
 
     @abstractmethod
     async def delete_messages(
         self, owner: str, thread_id: str, ids: Sequence[str], now: datetime
     ) -> list[str]:
-        """Delete messages of this thread. Returns the ids that were there. Their `seq`s are not used again."""
+        """Delete messages of this thread. Returns the ids that were there; their `seq`s stay unused."""
 
     # -- turns and runs ------------------------------------------------------------------------------
 
@@ -320,6 +367,26 @@ class Store(ABC):
         per_page: int | None = 100,
     ) -> RunPage:
         """Runs of the owner, newest first."""
+
+    # -- working memory ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def get_working_memory(
+        self, owner: str, *, thread_id: str | None = None
+    ) -> WorkingMemoryVersion | None:
+        """The current version of the resource's or a thread's working memory."""
+
+    @abstractmethod
+    async def list_working_memory(
+        self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
+    ) -> list[WorkingMemoryVersion]:
+        """Versions of a working memory, newest first."""
+
+    @abstractmethod
+    async def write_working_memory(
+        self, owner: str, write: WorkingMemoryWrite, now: datetime
+    ) -> WorkingMemoryVersion:
+        """Add a version."""
 
     # -- erasure and administration ------------------------------------------------------------------
 

@@ -1,0 +1,147 @@
+"""The scoped handle: everything of one owner, and nothing of anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from .._codec import part_to_dict, time_to_text
+from .._ids import check_filter, check_id, check_paging, utc
+from .._sync import sync_twin
+from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
+from ..stores.base import Direction, MessageQuery, Scalar, ThreadQuery
+from .threads import ThreadHandle, Threads
+
+if TYPE_CHECKING:
+    from .memory import Memory
+
+ARCHIVE_FORMAT = "threadmark/1"
+
+
+class Resource:
+    """One owner's memory: `memory.resource("user-1")`. Making it reads nothing.
+
+    A resource is whoever or whatever owns conversations: a user, a team, a document. An id of another
+    owner's thread or message behaves here like one that does not exist.
+    """
+
+    def __init__(self, memory: Memory, id: str) -> None:
+        self._memory = memory
+        self._store = memory.store
+        self.id = check_id("resource", id)
+        self.threads = Threads(memory, self.id)
+
+    def __repr__(self) -> str:
+        return f"<resource {self.id!r}>"
+
+    def thread(self, id: str) -> ThreadHandle:
+        """A handle on one thread of this owner, which may not exist yet."""
+        return ThreadHandle(self._memory, self.id, id)
+
+    async def message(self, id: str) -> Message | None:
+        """One message of any of this owner's threads, or `None`."""
+        found = await self._store.get_messages(self.id, [check_id("message", id)])
+        return found[0] if found else None
+
+    async def messages(
+        self,
+        page: int = 0,
+        per_page: int | None = 100,
+        *,
+        order: Direction | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+    ) -> MessagePage:
+        """A page of messages of all threads by time; the arguments are those of `ThreadHandle.messages`."""
+        number, size = check_paging(page, per_page)
+        query = MessageQuery(
+            page=number,
+            per_page=size,
+            order=order,
+            since=None if since is None else utc("since", since),
+            until=None if until is None else utc("until", until),
+            metadata=check_filter(metadata),
+        )
+        return await self._store.list_messages(self.id, query)
+
+    async def run(self, id: str) -> Run | None:
+        """The record of one turn, or `None`."""
+        return await self._store.get_run(self.id, check_id("run", id))
+
+    async def runs(
+        self, page: int = 0, per_page: int | None = 100, *, status: RunStatus | None = None
+    ) -> RunPage:
+        """Records of this owner's turns, newest first."""
+        number, size = check_paging(page, per_page)
+        return await self._store.list_runs(self.id, status=status, page=number, per_page=size)
+
+    async def erase(self, *, scrub: bool = True) -> ErasureReceipt:
+        """Delete all of this owner with everything derived from it, and every byte of it in the files.
+
+        `scrub=False` leaves the bytes for the database to overwrite, and is faster on a large file.
+        """
+        return await self._store.erase(self.id, now=self._memory.now(), scrub=scrub)
+
+    async def export(self) -> dict[str, Any]:
+        """All of this owner as JSON: `format`, `resource_id`, `exported_at` and `threads`.
+
+        Each thread has its fields, its `messages` in order and its `runs`. Threads come oldest first.
+        """
+        page = await self._store.list_threads(self.id, ThreadQuery(per_page=None, direction="asc"))
+        return {
+            "format": ARCHIVE_FORMAT,
+            "resource_id": self.id,
+            "exported_at": time_to_text(self._memory.now()),
+            "threads": [await self._export_thread(thread) for thread in page],
+        }
+
+    async def _export_thread(self, thread: Thread) -> dict[str, Any]:
+        messages = await self._store.list_messages(self.id, MessageQuery(thread_id=thread.id))
+        runs = await self._store.list_runs(self.id, thread_id=thread.id, per_page=None)
+        return {
+            "id": thread.id,
+            "title": thread.title,
+            "metadata": dict(thread.metadata),
+            "created_at": time_to_text(thread.created_at),
+            "updated_at": time_to_text(thread.updated_at),
+            "messages": [_message(message) for message in messages],
+            "runs": [_run(run) for run in reversed(runs.runs)],
+        }
+
+    message_sync = sync_twin(message)
+    messages_sync = sync_twin(messages)
+    run_sync = sync_twin(run)
+    runs_sync = sync_twin(runs)
+    erase_sync = sync_twin(erase)
+    export_sync = sync_twin(export)
+
+
+def _message(message: Message) -> dict[str, Any]:
+    speaker = message.speaker
+    return {
+        "id": message.id,
+        "seq": message.seq,
+        "role": message.role,
+        "speaker": None
+        if speaker is None
+        else {"id": speaker.id, "name": speaker.name, "role": speaker.role},
+        "parts": [part_to_dict(part) for part in message.parts],
+        "metadata": dict(message.metadata),
+        "run_id": message.run_id,
+        "created_at": None if message.created_at is None else time_to_text(message.created_at),
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "agent": run.agent,
+        "status": run.status,
+        "finish_reason": run.finish_reason,
+        "usage": run.usage.to_dict(),
+        "error": run.error,
+        "started_at": time_to_text(run.started_at),
+        "finished_at": None if run.finished_at is None else time_to_text(run.finished_at),
+    }

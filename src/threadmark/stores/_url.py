@@ -1,0 +1,51 @@
+"""From a storage URL to its store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from .._errors import ConfigurationError
+from .base import Store
+
+_EXAMPLES = "'sqlite:///chat.db' (a file), 'sqlite:////var/lib/chat.db' (absolute) or 'sqlite://' (memory)"
+
+# What each query parameter of a SQLite URL is turned into.
+_SQLITE: Mapping[str, Any] = {
+    "durability": str,
+    "busy_timeout": float,
+    "readers": int,
+    "driver": str,
+    "mode": {"ro": True, "rw": False}.__getitem__,
+}
+
+
+def open_store(url: str) -> Store:
+    """The store of a URL; nothing is opened until it is used.
+
+    `sqlite:///relative.db`, `sqlite:////absolute.db` and `sqlite://` (memory), with the options of
+    `SQLiteStore` as query parameters: `?durability=full&busy_timeout=60`, and `?mode=ro` for read-only.
+    Raises `ConfigurationError` for anything else.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigurationError(f"{url!r} is not a storage URL; use {_EXAMPLES}")
+    if scheme != "sqlite":
+        raise ConfigurationError(f"there is no store for {scheme!r} URLs; use {_EXAMPLES}")
+    path, _, query = rest.partition("?")
+    if path and not path.startswith("/"):
+        raise ConfigurationError(f"{url!r} needs three slashes before a file name: 'sqlite:///{path}'")
+    name = unquote(path[1:])
+    options: dict[str, Any] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in _SQLITE:
+            raise ConfigurationError(f"unknown option {key!r} in {url!r}; there are {', '.join(_SQLITE)}")
+        try:
+            options["read_only" if key == "mode" else key] = _SQLITE[key](value)
+        except (KeyError, ValueError):
+            raise ConfigurationError(f"{key}={value!r} in {url!r} is not a valid value") from None
+
+    from .sqlite import SQLiteStore
+
+    return SQLiteStore(name if name not in ("", ":memory:") else None, **options)

@@ -1,0 +1,293 @@
+"""The store: the contract's operations, each a job for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from ..._errors import ConfigurationError, StoreError
+from ..._ids import check_count, check_id, check_paging, check_text
+from ..._types import (
+    ErasureReceipt,
+    Message,
+    MessagePage,
+    Run,
+    RunPage,
+    RunStatus,
+    Thread,
+    ThreadClone,
+    ThreadPage,
+    WorkingMemoryVersion,
+)
+from ..base import (
+    CloneRequest,
+    MessageChange,
+    MessageQuery,
+    NewThread,
+    Store,
+    ThreadChange,
+    ThreadQuery,
+    TurnQuery,
+    TurnReceipt,
+    TurnState,
+    TurnWrite,
+    WorkingMemoryWrite,
+)
+from . import _erase, _messages, _migrations, _threads, _turns, _working
+from ._driver import Connect, Connection, find_driver
+from ._engine import Engine
+from ._rows import thread_from_row
+
+_SHORT = (8, 32, 100_000)
+"""Messages, parts each, and characters each, up to which a turn is written on the caller's thread."""
+
+
+def _is_short(write: TurnWrite) -> bool:
+    messages, parts, characters = _SHORT
+    return len(write.messages) <= messages and all(
+        len(message.parts) <= parts and len(message.text) <= characters for message in write.messages
+    )
+
+
+class SQLiteStore(Store):
+    """Everything in one SQLite file, or in memory.
+
+    Args:
+        path: The file; created when missing. `None` keeps everything in memory, for this object only.
+        durability: "normal" survives the death of the process at any moment, and after a power cut
+            comes back whole, perhaps without the last commits; "full" also keeps those, for one disk flush
+            per commit.
+        busy_timeout: Seconds to wait for other processes' writes before `StoreBusyError`.
+        readers: Most threads that read at once.
+        read_only: Open an existing database for reading; writing raises `StoreError`.
+        driver: "apsw", "sqlite3", or a function that opens a connection (see `_driver.Connect`), for
+            wrapping one: tests inject faults there.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scrub", "reopen", "processes"})
+
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        durability: Literal["normal", "full"] = "normal",
+        busy_timeout: float = 30.0,
+        readers: int = 4,
+        read_only: bool = False,
+        driver: str | Connect = "apsw",
+    ) -> None:
+        if durability not in ("normal", "full"):
+            raise ConfigurationError(f"durability is 'normal' or 'full', not {durability!r}")
+        if path == "":
+            raise ConfigurationError("the path of a SQLite store is empty; use `None` for memory")
+        if not path and read_only:
+            raise ConfigurationError("a database in memory cannot be opened read-only")
+        self._path = path or ":memory:"
+        if self._path == ":memory:":
+            # It ends with this object, and nobody else can reach it.
+            vars(self)["capabilities"] = frozenset({"scrub"})
+        self._durability = durability
+        self._read_only = read_only
+        self._engine = Engine(
+            self._path,
+            find_driver(driver) if isinstance(driver, str) else driver,
+            prepare=self._prepare,
+            configure=self._configure,
+            read_only=read_only,
+            readers=readers,
+            busy_timeout=busy_timeout,
+            flushes=durability == "full",
+        )
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({None if self._path == ':memory:' else self._path!r})"
+
+    def _configure(self, db: Connection, reader: bool) -> None:
+        in_file = not self._read_only and self._path != ":memory:"
+        # The mode is kept in the file; asking first avoids the exclusive lock that a switch needs.
+        if in_file and not reader and db.execute("PRAGMA journal_mode")[0][0] != "wal":
+            db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={self._durability.upper()}")
+        db.execute("PRAGMA temp_store=MEMORY")
+        if reader:
+            db.execute("PRAGMA query_only=ON")
+        else:
+            db.execute("PRAGMA secure_delete=ON")
+
+    def _prepare(self, db: Connection) -> None:
+        if self._read_only:
+            _migrations.check(db, self._path)
+        else:
+            _migrations.migrate(db, self._path)
+
+    async def open(self) -> None:
+        await self._engine.read(lambda _: None)
+
+    async def aclose(self) -> None:
+        await self._engine.close()
+
+    # -- threads -------------------------------------------------------------------------------------
+
+    async def create_thread(self, owner: str, thread: NewThread) -> Thread:
+        return await self._engine.write(lambda db: _threads.create(db, owner, thread))
+
+    async def get_thread(self, owner: str, thread_id: str) -> Thread | None:
+        def job(db: Connection) -> Thread | None:
+            row = _threads.find(db, owner, thread_id)
+            return None if row is None else thread_from_row(row)
+
+        check_id("resource", owner)
+        return await self._engine.read(job)
+
+    async def list_threads(self, owner: str, query: ThreadQuery) -> ThreadPage:
+        check_id("resource", owner)
+        return await self._engine.read(lambda db: _threads.list_page(db, owner, query))
+
+    async def update_thread(self, owner: str, thread_id: str, change: ThreadChange) -> Thread:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _threads.change(db, owner, thread_id, change))
+
+    async def delete_thread(self, owner: str, thread_id: str) -> bool:
+        check_id("resource", owner)
+        return bool(await self._engine.write(lambda db: _threads.delete(db, owner, thread_id)))
+
+    async def clone_thread(self, owner: str, thread_id: str, request: CloneRequest) -> ThreadClone:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _threads.clone(db, owner, thread_id, request))
+
+    async def clone_history(self, owner: str, thread_id: str) -> list[Thread]:
+        check_id("resource", owner)
+        check_id("thread", thread_id)
+        return await self._engine.read(lambda db: _threads.history(db, owner, thread_id))
+
+    async def list_clones(self, owner: str, thread_id: str, *, all_owners: bool = False) -> list[Thread]:
+        check_id("resource", owner)
+        return await self._engine.read(lambda db: _threads.clones(db, owner, thread_id, all_owners))
+
+    async def transfer_thread(self, owner: str, thread_id: str, new_owner: str, now: datetime) -> Thread:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _threads.transfer(db, owner, thread_id, new_owner, now))
+
+    # -- messages ------------------------------------------------------------------------------------
+
+    async def list_messages(self, owner: str, query: MessageQuery) -> MessagePage:
+        check_id("resource", owner)
+        return await self._engine.read(lambda db: _messages.list_page(db, owner, query))
+
+    async def get_messages(
+        self, owner: str, ids: Sequence[str], *, thread_id: str | None = None, before: int = 0, after: int = 0
+    ) -> list[Message]:
+        check_id("resource", owner)
+        check_count("before", before)
+        check_count("after", after)
+        return await self._engine.read(lambda db: _messages.by_ids(db, owner, ids, thread_id, before, after))
+
+    async def update_messages(
+        self, owner: str, thread_id: str, changes: Sequence[MessageChange], now: datetime
+    ) -> list[Message]:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _messages.update(db, owner, thread_id, changes, now))
+
+    async def delete_messages(
+        self, owner: str, thread_id: str, ids: Sequence[str], now: datetime
+    ) -> list[str]:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _messages.delete(db, owner, thread_id, ids, now))
+
+    # -- turns and runs ------------------------------------------------------------------------------
+
+    async def read_turn(self, owner: str, query: TurnQuery) -> TurnState:
+        check_id("resource", owner)
+        return await self._engine.read(lambda db: _turns.read(db, owner, query))
+
+    async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _turns.write(db, owner, write), short=_is_short(write))
+
+    async def get_run(self, owner: str, run_id: str) -> Run | None:
+        check_id("resource", owner)
+        return await self._engine.read(lambda db: _turns.get_run(db, owner, run_id))
+
+    async def list_runs(
+        self,
+        owner: str,
+        *,
+        thread_id: str | None = None,
+        status: RunStatus | None = None,
+        page: int = 0,
+        per_page: int | None = 100,
+    ) -> RunPage:
+        check_id("resource", owner)
+        check_paging(page, per_page)
+        return await self._engine.read(
+            lambda db: _turns.list_runs(db, owner, thread_id, status, page, per_page)
+        )
+
+    # -- working memory ------------------------------------------------------------------------------
+
+    async def get_working_memory(
+        self, owner: str, *, thread_id: str | None = None
+    ) -> WorkingMemoryVersion | None:
+        versions = await self.list_working_memory(owner, thread_id=thread_id, limit=1)
+        return versions[0] if versions else None
+
+    async def list_working_memory(
+        self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
+    ) -> list[WorkingMemoryVersion]:
+        check_id("resource", owner)
+        if limit is not None:
+            check_count("limit", limit)
+
+        def job(db: Connection) -> list[WorkingMemoryVersion]:
+            row = None if thread_id is None else _threads.find(db, owner, thread_id)
+            if thread_id is not None and row is None:
+                return []
+            number = _working.OF_RESOURCE if row is None else row[0]
+            return _working.newest(db, owner, number, thread_id, limit)
+
+        return await self._engine.read(job)
+
+    async def write_working_memory(
+        self, owner: str, write: WorkingMemoryWrite, now: datetime
+    ) -> WorkingMemoryVersion:
+        check_id("resource", owner)
+
+        def job(db: Connection) -> WorkingMemoryVersion:
+            number = _threads.number_of(db, owner, write.thread_id)
+            return _working.write(db, owner, number, write, now)
+
+        return await self._engine.write(job)
+
+    # -- erasure and administration ------------------------------------------------------------------
+
+    async def erase(
+        self, owner: str, *, thread_id: str | None = None, now: datetime, scrub: bool = True
+    ) -> ErasureReceipt:
+        check_id("resource", owner)
+        receipt = await self._engine.write(lambda db: _erase.erase(db, owner, thread_id, now))
+        if not scrub:
+            return receipt
+        try:
+            return replace(receipt, scrubbed=await self._engine.write(_erase.scrub, "exclusive"))
+        except StoreError:
+            # The rows are gone; only their bytes may still be in the file, and the receipt says so.
+            return receipt
+
+    async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
+        check_count("limit", limit)
+        check_text("after", after)
+        rows = await self._engine.read(
+            lambda db: db.execute("SELECT id FROM resources WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        )
+        return [row[0] for row in rows]
+
+    async def find_owners(self, thread_id: str) -> list[str]:
+        check_id("thread", thread_id)
+        rows = await self._engine.read(
+            lambda db: db.execute(
+                "SELECT resource_id FROM threads WHERE id = ? ORDER BY resource_id", (thread_id,)
+            )
+        )
+        return [row[0] for row in rows]

@@ -1,0 +1,168 @@
+"""SQL of turns and runs. Every function runs inside a transaction that the engine opened."""
+
+from __future__ import annotations
+
+from ..._codec import from_json, time_from_text, time_to_text, to_json
+from ..._errors import ConflictError, NotFoundError
+from ..._ids import check_id, check_metadata, check_text
+from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
+from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite
+from . import _messages, _threads, _working
+from ._driver import Connection, Row
+from ._rows import RUN_COLUMNS, optional_text, run_from_row, thread_from_row
+
+
+def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
+    row = _threads.find(db, owner, query.thread_id)
+    history: list[Message] = []
+    known: dict[str, Message] = {}
+    if row is not None:
+        if query.last is None or query.last > 0:
+            history = _messages.newest(db, row[0], query.last)
+        if query.known_ids:
+            found = _messages.by_ids(db, owner, query.known_ids, query.thread_id, 0, 0)
+            known = {message.id: message for message in found}
+    return TurnState(
+        thread=None if row is None else thread_from_row(row),
+        history=tuple(history),
+        known=known,
+        run=None if query.run_id is None else get_run(db, owner, query.run_id),
+        working_memory=_working_memory(db, owner, query, row),
+    )
+
+
+def _working_memory(
+    db: Connection, owner: str, query: TurnQuery, thread: Row | None
+) -> WorkingMemoryVersion | None:
+    if query.working_memory == "resource":
+        versions = _working.newest(db, owner, _working.OF_RESOURCE, None, 1)
+    elif query.working_memory == "thread" and thread is not None:
+        versions = _working.newest(db, owner, thread[0], query.thread_id, 1)
+    else:
+        versions = []
+    return versions[0] if versions else None
+
+
+def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
+    row = _threads.find(db, owner, turn.thread_id)
+    created = row is None
+    if row is None:
+        if not turn.create:
+            raise NotFoundError(f"thread {turn.thread_id!r} does not exist")
+        check_id("resource", owner)
+        _threads.insert(
+            db,
+            owner,
+            NewThread(id=turn.thread_id, title=turn.title, metadata=turn.metadata, created_at=turn.now),
+        )
+        row = _threads.need(db, owner, turn.thread_id)
+    number, metadata, version = row[0], row[5], row[10]
+    if turn.metadata and not created:
+        merged = {**from_json(metadata), **check_metadata(turn.metadata)}
+        if (text := to_json(merged)) != metadata:
+            metadata, version = text, version + 1
+    batch = [message for message in turn.messages if message.role != "system"]
+    run_id = None if turn.run is None else turn.run.id
+    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now, run_id)
+    updated = _threads.later(row, turn.now)
+    db.execute(
+        "UPDATE threads SET metadata = ?, updated_at = ?, message_count = ?, last_seq = ?, version = ? "
+        "WHERE number = ?",
+        (metadata, updated, row[8] + added, row[9] + added, version, number),
+    )
+    run = None if turn.run is None else _write_run(db, owner, number, turn.thread_id, turn.run)
+    if turn.working_memory is not None:
+        target = _threads.number_of(db, owner, turn.working_memory.thread_id)
+        _working.write(db, owner, target, turn.working_memory, turn.now)
+    after = (*row[:5], metadata, row[6], updated, row[8] + added, row[9] + added, version, *row[11:])
+    return TurnReceipt(
+        thread=thread_from_row(after),
+        messages=tuple(
+            [
+                Message.stored(
+                    message.id,
+                    message.role,
+                    message.parts,
+                    message.speaker,
+                    message.metadata,
+                    time_from_text(at),
+                    seq,
+                    turn.thread_id,
+                    run_id if message.run_id is None else message.run_id,
+                )
+                for message, (seq, at) in zip(batch, placed, strict=True)
+            ]
+        ),
+        created=created,
+        run=run,
+    )
+
+
+def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: RunWrite) -> Run:
+    row = (
+        check_id("run", run.id),
+        thread_id,
+        check_text("agent name", run.agent),
+        run.status,
+        run.finish_reason,
+        to_json(dict(run.usage)),
+        optional_text("run error", run.error),
+        time_to_text(run.started_at),
+        None if run.finished_at is None else time_to_text(run.finished_at),
+        run.if_version + 1,
+        None if run.state is None else to_json(dict(run.state), "run state"),
+    )
+    if run.if_version == 0:
+        db.execute(
+            f"INSERT INTO runs (resource_id, thread_number, {RUN_COLUMNS}) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (owner, number, *row),
+        )
+        problem = "exists already"
+    else:
+        db.execute(
+            "UPDATE runs SET agent = ?, status = ?, finish_reason = ?, usage = ?, error = ?, "
+            "started_at = ?, finished_at = ?, version = ?, state = ? "
+            "WHERE resource_id = ? AND id = ? AND version = ? AND thread_number = ?",
+            (*row[2:], owner, run.id, run.if_version, number),
+        )
+        problem = "was changed by somebody else"
+    if not db.changes():
+        raise ConflictError(f"run {run.id!r} {problem}")
+    return run_from_row(row)
+
+
+def get_run(db: Connection, owner: str, run_id: str) -> Run | None:
+    check_id("run", run_id)
+    rows = db.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE resource_id = ? AND id = ?", (owner, run_id))
+    return run_from_row(rows[0]) if rows else None
+
+
+def list_runs(
+    db: Connection,
+    owner: str,
+    thread_id: str | None,
+    status: RunStatus | None,
+    page: int,
+    per_page: int | None,
+) -> RunPage:
+    where, params = "resource_id = ?", list[object]([owner])
+    if thread_id is not None:
+        row = _threads.find(db, owner, thread_id)
+        where, params = "thread_number = ?", [row[0] if row else -1]
+    if status is not None:
+        where += " AND status = ?"
+        params.append(status)
+    total = db.execute(f"SELECT count(*) FROM runs WHERE {where}", params)[0][0]
+    skip = 0 if per_page is None else page * per_page
+    rows = db.execute(
+        f"SELECT {RUN_COLUMNS} FROM runs WHERE {where} ORDER BY started_at DESC, id DESC LIMIT ? OFFSET ?",
+        [*params, -1 if per_page is None else per_page, skip],
+    )
+    return RunPage(
+        runs=tuple([run_from_row(row) for row in rows]),
+        total=total,
+        page=page,
+        per_page=per_page,
+        has_more=bool(rows) and skip + len(rows) < total,
+    )
