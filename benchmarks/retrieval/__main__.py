@@ -141,8 +141,8 @@ def main() -> None:
                 (r["category"], {k: v for k, v in r.items() if isinstance(v, float)}) for r in rows
             )
             show(
-                f"{name}, embedder {embedder}: {len(keep)} conversations, "
-                f"CPU {cost['index_ms']:.2f} ms a message, {cost['query_ms']:.1f} ms a query without its embedding",
+                f"{name}, embedder {embedder}: {len(keep)} conversations, CPU "
+                f"{cost['index_ms']:.2f} ms a message, {cost['query_ms']:.1f} ms a query",
                 table,
             )
             report[f"{name}/{embedder}"] = {"metrics": table, "cost": cost}

@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threadmark.memory.recall.analyze import MAX_TERM, analyze, analyze_query
 from threadmark.memory.recall.stem import stem
 

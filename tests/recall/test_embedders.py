@@ -11,15 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threadmark._errors import ConfigurationError, ModelError
 from threadmark.vectors import CheckedEmbedder, Embedder, MiniLMEmbedder, StaticEmbedder, pieces, unpack
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 class Fake:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
+
 from threadmark.memory.recall import index, vectors
 from threadmark.memory.recall.gather import search
 from threadmark.memory.recall.index import Row, SqlSource
@@ -25,6 +27,17 @@ QUERIES = [
     "word1 " * 50,
     "\x00 ' \" *",
 ]
+
+
+@pytest.fixture
+def connection() -> Iterator[apsw.Connection]:
+    """A database in memory with the index's tables."""
+    db = apsw.Connection(":memory:")
+    db.execute("PRAGMA secure_delete = ON")
+    db.execute(index.SCHEMA)
+    db.execute(vectors.SCHEMA)
+    yield db
+    db.close()
 
 
 def made_up(count: int, seed: int = 0) -> list[Row]:

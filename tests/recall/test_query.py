@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from threadmark.memory.recall.dates import DaySpan, find_days
 from threadmark.memory.recall.query import parse_query
 

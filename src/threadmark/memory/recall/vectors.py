@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ...vectors.static import import_numpy
+from ..._errors import ConfigurationError
 from .index import Connection, SqlSource
 from .rank import Background
 
@@ -48,6 +48,15 @@ CREATE TABLE recall_codes(
   PRIMARY KEY(owner_no, space_no, block)
 ) WITHOUT ROWID;
 """
+
+
+def import_numpy() -> Any:
+    """numpy, or a `ConfigurationError` that says how to install it."""
+    try:
+        import numpy
+    except ImportError:
+        raise ConfigurationError("semantic recall needs numpy: pip install 'threadmark[semantic]'") from None
+    return numpy
 
 
 def space(connection: Connection, name: str, dimension: int) -> int:
