@@ -183,20 +183,26 @@ def _longmemeval_time(text: str | None) -> float | None:
     return datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp()
 
 
+_MARK = re.compile(r"\s*->->\s*[\d,\s]*\Z")
+"""A plan's bullet that a message came from, left at its end."""
+
+
 def _beam(questions: Path) -> Conversation:
     folder = questions.parent.parent if questions.parent.name == "probing_questions" else questions.parent
     files = sorted(folder.glob("chat*.json"), key=lambda p: ("trunc" not in p.name, p.name))
     if not files:
         raise ValueError(f"{str(folder)!r} has questions but no chat*.json")
     threads, ids_seen = [], set()
+    at = None
     for batch in json.loads(files[0].read_text(encoding="utf-8")):
         thread = []
         for turn in batch.get("turns", []):
             for message in turn if isinstance(turn, list) else [turn]:
-                at = _beam_time(message.get("time_anchor") or batch.get("time_anchor"))
+                # Only the first message of a day names it.
+                at = _beam_time(message.get("time_anchor") or batch.get("time_anchor")) or at
                 id_ = str(message["id"])
                 ids_seen.add(id_)
-                thread.append(_turn(id_, message["role"], None, at, message["content"]))
+                thread.append(_turn(id_, message["role"], None, at, _MARK.sub("", message["content"])))
         threads.append(thread)
     conversation = Conversation(f"{folder.parent.name}-{folder.name}", threads)
     for category, items in json.loads(questions.read_text(encoding="utf-8")).items():
