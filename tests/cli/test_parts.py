@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from threadmark import Memory, Message
+from threadmark import Memory, Message, ToolPart
 from threadmark.cli import _models
 from threadmark.cli._chat import INSTRUCTIONS, Chat, answerer, title_of
 from threadmark.cli._models import PROVIDERS, Choice, choose
@@ -84,7 +84,7 @@ def test_a_model_searches_only_this_users_memory(
         first, second = model.requests
         assert first.instructions == INSTRUCTIONS
         assert [tool.name for tool in first.tools] == ["search_memory"]
-        (call,) = [part for part in second.messages[-1].parts if part.type == "tool"]
+        (call,) = [part for part in second.messages[-1].parts if isinstance(part, ToolPart)]
         assert [(hit["who"], hit["text"]) for hit in call.output] == [("user", "I love hiking in Japan.")]
 
 
@@ -133,7 +133,7 @@ def test_answers_break_between_words(
             screen.stream(text[start : start + size])
         screen.end()
         assert capsys.readouterr().out == (
-            "The quick brown fox jumps \nover the lazy dog.\n\n    code stays\n" + "x" * 50 + " \nend\n"
+            "The quick brown fox jumps\nover the lazy dog.\n\n    code stays\n" + "x" * 50 + "\nend\n"
         )
     screen = Screen(live=False)
     screen.stream(text)
@@ -147,7 +147,7 @@ def test_answers_break_between_words(
         ("My name is Ana.", "My name is Ana"),
         ("Where?", "Where?"),
         ("first\nsecond", "first"),
-        ("word " * 30, "word word word word word word word word word\u2026"),
+        ("word " * 30, "word " * 9 + "word\u2026"),
         ("x" * 100, "x" * 49 + "\u2026"),
         ("...", ""),
         ("\x1b[2Jred", "\\x1b[2Jred"),

@@ -6,8 +6,8 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +18,14 @@ from threadmark import Memory, Message
 
 from .conftest import COMMAND, environment
 
+# A terminal's Ctrl-C reaches the process whose controlling terminal it is, if that does not ignore it.
+ON_A_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 class Session:
     """A running command on a terminal of 80 columns."""
@@ -26,7 +34,7 @@ class Session:
         self._master, slave = pty.openpty()
         self.seen = ""
         self._process = subprocess.Popen(
-            [*(command or COMMAND), *args],
+            [sys.executable, "-c", ON_A_TERMINAL, *(command or COMMAND), *args],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -63,12 +71,18 @@ class Session:
         os.write(self._master, text.encode("utf-8", "surrogateescape"))
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
-        os.kill(self._process.pid, signal.SIGINT)
+        """Press Ctrl-C, as long after the prompt as a person would.
+
+        A signal that comes between the prompt and the wait for a key is seen with the next key only.
+        """
+        time.sleep(0.5)
+        self.type("\x03")
 
     def end(self) -> int:
+        """Wait for the command's end and return its exit code."""
+        deadline = time.monotonic() + 30
         while self._read() and self._process.poll() is None:
-            pass
+            assert time.monotonic() < deadline, self.seen
         return self._process.wait(30)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from .._codec import part_to_dict, time_to_text
@@ -163,7 +164,7 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")  # ASCII: safe in any terminal
 
 
-def _print_table(headers: tuple[str, ...], rows: list[tuple[str, ...]], *, elastic: int = 1) -> None:
+def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: int = 1) -> None:
     screen = Screen(live=False)
     width = screen.width if sys.stdout.isatty() else None
     for line in table(headers, rows, width=width, elastic=elastic):

@@ -41,6 +41,7 @@ class Screen:
         self._out: TextIO = sys.stdout
         self._colours = live and self._out.isatty() and not os.environ.get("NO_COLOR")
         self._column = 0
+        self._gap = ""
         self._held = ""
 
     @property
@@ -100,17 +101,25 @@ class Screen:
     def end(self) -> None:
         """End the answer's last line."""
         self._word(self._held)
-        self._held, self._column = "", 0
+        self._held, self._gap, self._column = "", "", 0
         self._out.write("\n")
         self._out.flush()
 
     def _word(self, word: str) -> None:
-        room = cell_len(word.rstrip())
-        if self._column and room and self._column + room > self.width - 1 and room < self.width:
+        """Write a word with the space after it; the space waits until the next word is on the same line."""
+        text = word.rstrip()
+        room = cell_len(self._gap) + cell_len(text)
+        if text and self._column and self._column + room > self.width - 1:
             self._out.write("\n")
-            self._column = 0
-        self._out.write(word)
-        self._column = 0 if word.endswith("\n") else self._column + cell_len(word)
+            self._gap, self._column = "", 0
+        if text:
+            self._out.write(self._gap + text)
+            self._column += cell_len(self._gap + text)
+            self._gap = ""
+        self._gap += word[len(text) :]
+        if "\n" in self._gap:
+            self._out.write("\n" * self._gap.count("\n"))
+            self._gap, self._column = self._gap.rpartition("\n")[2], 0
 
 
 def table(

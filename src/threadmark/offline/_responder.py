@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime, tzinfo
 
 from .._types import Message, TextPart, Usage
@@ -59,7 +59,7 @@ class OfflineResponder(Model):
             parts=(TextPart(text),), usage=Usage(requests=1), model=MODEL_NAME, finish_reason="stop"
         )
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer the newest user message of `request`, word by word."""
         response = await self.request(request)
         (part,) = response.parts
