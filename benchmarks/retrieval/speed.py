@@ -104,9 +104,8 @@ def main() -> None:
         print(f"{'lexical index':44} {size:10,.0f} bytes a message")
         for owner in range(2, 11):
             fill(db, owner, messages(vocabulary, rng), args.others // 9, 1000)
-        print(
-            f"{'ingest, turns of 2 messages':44} {2000 / fill(db, 1, rows, 2000, 2):10,.0f} messages a CPU second"
-        )
+        spent = fill(db, 1, rows, 2000, 2)
+        print(f"{'ingest, turns of 2 messages':44} {2000 / spent:10,.0f} messages a CPU second")
         shares = list(accumulate(1 / (i + 20) for i in range(3000)))
         asked = [" ".join(rng.choices(vocabulary[:3000], cum_weights=shares, k=6)) for _ in range(200)]
         lexical = SqlSource(db, 1)

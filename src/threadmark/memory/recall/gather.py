@@ -46,7 +46,7 @@ def search(
     vector: Sequence[float] | None = None,
     limit: int = 50,
     pool: int = 40,
-    max_postings: int = 40_000,
+    max_postings: int = 25_000,
     settings: Settings | None = None,
 ) -> list[Ranked]:
     """The best `limit` messages for `query`.

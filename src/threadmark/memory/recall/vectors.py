@@ -21,7 +21,7 @@ from .index import Connection, SqlSource
 from .rank import Background
 
 BLOCK = 256
-SAMPLE = 256
+SAMPLE = 128
 """From how many vectors the spread of a query's cosines is estimated."""
 
 SCHEMA = """
@@ -144,7 +144,7 @@ def remove_owner_vectors(connection: Connection, owner_no: int) -> None:
 class VectorSource(SqlSource):
     """One owner's lexical index and its vectors of one space."""
 
-    def __init__(self, connection: Connection, owner_no: int, space_no: int, *, rescore: int = 400) -> None:
+    def __init__(self, connection: Connection, owner_no: int, space_no: int, *, rescore: int = 256) -> None:
         """`rescore`: how many messages are measured by whole vectors, or four times as many as wanted."""
         super().__init__(connection, owner_no)
         self._space = space_no
