@@ -18,7 +18,6 @@ from threadmark import Memory, Message
 
 from .conftest import COMMAND, environment
 
-
 # A terminal's Ctrl-C reaches the process whose controlling terminal it is, if that does not ignore it.
 ON_A_TERMINAL = """
 import fcntl, os, signal, sys, termios
