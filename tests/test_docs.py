@@ -90,7 +90,7 @@ class Script:
 def test_python_examples(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every python block of a page runs, in order, in one namespace, and prints what `#>` comments say."""
+    """Every python block of a page runs, in order, in one namespace, and prints what `# →` comments say."""
     script = Script()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TZ", "UTC")
@@ -107,7 +107,7 @@ def test_python_examples(
             result = eval(compile(source, str(page), "exec", flags=flags, dont_inherit=True), names)
             if asyncio.iscoroutine(result):
                 await result
-            told = re.findall(r"#> ?(.*)$", block.text, re.M)
+            told = re.findall(r"# → ?(.*)$", block.text, re.M)
             printed = capsys.readouterr().out
             assert same(printed) == (same("\n".join(told)) if told else [""]), f"{page.name}:{block.line}"
             assert not script.replies, f"{page.name}:{block.line} left replies unused: {script.replies}"
