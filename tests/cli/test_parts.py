@@ -145,7 +145,9 @@ def test_answers_break_between_words(
     ("text", "title"),
     [
         ("My name is Ana.", "My name is Ana"),
-        ("Where?", "Where?"),
+        ("Where is it?", ""),
+        ("Hello!", ""),
+        ("Hello, I am Ana", "Hello, I am Ana"),
         ("first\nsecond", "first"),
         ("word " * 30, "word " * 9 + "word\u2026"),
         ("x" * 100, "x" * 49 + "\u2026"),

@@ -13,6 +13,7 @@ from ..agents import Agent
 from ..memory import Memory
 from ..memory.resource import Resource
 from ..memory.turn import ThreadSpec
+from ..offline._words import words
 from . import _database
 from ._models import OFFLINE, Choice, choose
 from ._show import print_threads
@@ -302,9 +303,12 @@ class Chat:
 
 
 def title_of(text: str) -> str:
-    """A conversation's title from its first message: its first line, cut between words; "" without words."""
+    """A conversation's title from its first message: its first line, cut between words.
+
+    "" for one that says nothing about anything ("Hello!").
+    """
     title = _shortened(clean_line(text.strip().partition("\n")[0]), _TITLE).rstrip(".")
-    return title if any(character.isalnum() for character in title) else ""
+    return title if words(title) else ""
 
 
 def _shortened(text: str, longest: int) -> str:
