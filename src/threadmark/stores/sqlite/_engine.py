@@ -147,7 +147,8 @@ class Engine:
     async def read(self, job: Job[T]) -> T:
         """Run `job` on one consistent view of the database."""
         if self._shared.connection is None or self._pid != os.getpid():
-            await self.write(lambda _: None)  # the writer creates or upgrades the schema first
+            # The writer opens first and creates or upgrades the schema, without a lock if there is no need.
+            await self.write(lambda _: None, "exclusive")
         call = _Call(job, "transaction")
         if not self._max_readers:
             self._put_write(call)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar, Literal
@@ -40,15 +41,37 @@ from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._rows import thread_from_row
 
-_SHORT = (8, 32, 100_000)
-"""Messages, parts each, and characters each, up to which a turn is written on the caller's thread."""
+SHORT = 100_000
+"""Characters up to which a turn is written on the caller's thread, counted over all that it holds."""
 
 
 def _is_short(write: TurnWrite) -> bool:
-    messages, parts, characters = _SHORT
-    return len(write.messages) <= messages and all(
-        len(message.parts) <= parts and len(message.text) <= characters for message in write.messages
-    )
+    room = SHORT
+    for message in write.messages:
+        for part in message.parts:
+            for name in part.__slots__:
+                room = _less(room, getattr(part, name))
+                if room < 0:
+                    return False
+    return True
+
+
+def _less(room: int, value: object) -> int:
+    """What of `room` is left after `value`; stops looking once nothing is."""
+    if isinstance(value, (str, bytes)):
+        return room - len(value) - 8
+    if isinstance(value, (Mapping, list, tuple)):
+        for item in value.items() if isinstance(value, Mapping) else value:
+            room = _less(room, item)
+            if room < 0:
+                break
+        return room
+    return room - 8
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 86_400:
+        raise ConfigurationError(f"{name} must be seconds between 0 and 86400, not {value!r}")
 
 
 class SQLiteStore(Store):
@@ -84,11 +107,15 @@ class SQLiteStore(Store):
             raise ConfigurationError("the path of a SQLite store is empty; use `None` for memory")
         if not path and read_only:
             raise ConfigurationError("a database in memory cannot be opened read-only")
-        self._path = path or ":memory:"
+        # An absolute path: the process may change its folder between connections.
+        self._path = os.path.abspath(path) if path else ":memory:"
+        _check_seconds("busy_timeout", busy_timeout)
+        check_count("readers", readers, least=1)
         if self._path == ":memory:":
             # It ends with this object, and nobody else can reach it.
             vars(self)["capabilities"] = frozenset({"scrub"})
         self._durability = durability
+        self._unscrubbed = False
         self._read_only = read_only
         self._engine = Engine(
             self._path,
@@ -105,6 +132,8 @@ class SQLiteStore(Store):
         return f"SQLiteStore({None if self._path == ':memory:' else self._path!r})"
 
     def _configure(self, db: Connection, reader: bool) -> None:
+        if not reader:
+            _migrations.recognise(db, self._path)
         in_file = not self._read_only and self._path != ":memory:"
         # The mode is kept in the file; asking first avoids the exclusive lock that a switch needs.
         if in_file and not reader and db.execute("PRAGMA journal_mode")[0][0] != "wal":
@@ -269,8 +298,14 @@ class SQLiteStore(Store):
         receipt = await self._engine.write(lambda db: _erase.erase(db, owner, thread_id, now))
         if not scrub:
             return receipt
+        if not receipt.removed and not self._unscrubbed:
+            # Nothing to remove is no reason to rewrite a file; an earlier scrub may still wait for the log.
+            return replace(receipt, scrubbed=await self._engine.write(_erase.empty_log, "exclusive"))
         try:
-            return replace(receipt, scrubbed=await self._engine.write(_erase.scrub, "exclusive"))
+            self._unscrubbed = True
+            scrubbed = await self._engine.write(_erase.scrub, "exclusive")
+            self._unscrubbed = False
+            return replace(receipt, scrubbed=scrubbed)
         except StoreError:
             # The rows are gone; only their bytes may still be in the file, and the receipt says so.
             return receipt
