@@ -69,6 +69,8 @@ def describe_error(error: BaseException) -> str:
         message = ""
     name = type(error).__name__
     text = f"{name}: {message}" if message else name
+    # It is stored and sent: what no database or provider takes is shown as an escape.
+    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .._errors import ConflictError, ValidationError
-from .._ids import check_id, check_metadata
+from .._ids import check_id, check_metadata, check_text
 from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
     MessageQuery,
@@ -69,6 +69,7 @@ class ThreadSpec:
         else:
             spec = cls(id=thread)
         check_id("thread", spec.id)
+        check_text("thread title", spec.title)
         check_metadata(spec.metadata, kind="thread metadata")
         return spec
 
@@ -341,7 +342,10 @@ async def open_turn(
     new, again = new_messages([without_context(message) for message in input], state.known, started)
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
-        history = tuple(message for message in history if (message.seq or 0) < again.seq)
+        history, moved = (
+            await _before(store, resource, again, settings),
+            ("another answer to an earlier message",),
+        )
     return Turn(
         store,
         clock,
@@ -359,6 +363,17 @@ async def open_turn(
         finished=state.run,
         answer=answer,
     )
+
+
+async def _before(
+    store: Store, resource: str, message: Message, settings: MemorySettings
+) -> tuple[Message, ...]:
+    """What stood before a message that is asked again: as many as a window begins with."""
+    if settings.last_messages == 0:
+        return ()
+    before = (message.seq or 1) - 1 if settings.last_messages is None else settings.last_messages
+    found = await store.get_messages(resource, [message.id], thread_id=message.thread_id, before=before)
+    return tuple(earlier for earlier in found if earlier.id != message.id)
 
 
 def move_window(
