@@ -13,6 +13,7 @@ from threadmark import Agent, Memory
 from threadmark.memory.admin import Admin
 from threadmark.memory.resource import Resource
 from threadmark.memory.threads import ThreadHandle, Threads
+from threadmark.memory.working import WorkingMemoryHandle
 
 PUBLIC = """
     Agent AgentResult AgentStream ApprovalError Block ConfigurationError ConflictError ContextReport
@@ -20,10 +21,10 @@ PUBLIC = """
     MessagePage Model ModelError NotFoundError OwnershipError ReasoningPart RequestContext Run RunPage
     SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread
     ThreadClone ThreadPage ThreadSource ThreadSpec ThreadmarkError Tool ToolContext ToolPart
-    TripwireError Usage ValidationError tool
+    TripwireError Usage ValidationError WorkingMemory tool
 """
 
-CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads]
+CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads, WorkingMemoryHandle]
 
 # The blocking twin of closing has the name that the standard library gives it.
 TWINS = {"aclose": "close"}

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
     from .memory.turn import ThreadSpec
+    from .memory.working import WorkingMemory
     from .models.base import Model
     from .stores.base import MessageChange, Store
     from .stores.sqlite import SQLiteStore
@@ -88,6 +89,7 @@ _HOMES = {
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.turn": ("ThreadSpec",),
+    ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -155,5 +157,6 @@ __all__ = [
     "TripwireError",
     "Usage",
     "ValidationError",
+    "WorkingMemory",
     "tool",
 ]

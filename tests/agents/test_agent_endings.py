@@ -11,7 +11,7 @@ import pytest
 
 from threadmark import ErrorPart, Memory, Message, ModelError, Run, StepPart, StoreError, TextPart, ToolPart
 from threadmark.agents import Agent, AgentStream, Event
-from threadmark.agents.calls import INTERRUPTED
+from threadmark.memory.context.render import INTERRUPTED
 from threadmark.models.base import Model, ModelEvent, ModelRequest, ModelResponse
 from threadmark.testing import ScriptedModel, ToolCall
 

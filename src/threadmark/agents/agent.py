@@ -11,13 +11,13 @@ from .._errors import ConfigurationError, ConflictError, ValidationError
 from .._ids import check_count, check_id, check_metadata
 from .._sync import sync_twin
 from .._types import Json
-from ..memory.context import build_prompt
+from ..memory import context as memory_context
 from ..memory.turn import Turn
 from ..models.base import Model
 from .events import Emit
 from .loop import Plan, Run
 from .options import Call, CallOptions, Dynamic, Tools, TurnSource, check_agent_options, check_call
-from .prompts import Prompt, presentable
+from .prompts import Prompt
 from .replay import replay
 from .request_context import RequestContext
 from .result import AgentResult
@@ -132,14 +132,8 @@ class Agent:
             run_id=call.run_id,
             agent=self.name,
             model=model,
-            tools=tools,
-            prompt=build_prompt(
-                instructions=instructions,
-                system=call.system,
-                history=() if turn is None else presentable(turn.history),
-                context=presentable(call.context),
-                input=presentable(new),
-            ),
+            tools=tools if turn is None else tools.with_memory(turn.tools()),
+            prompt=_prompt(turn, instructions, call),
             input=new,
             settings={**self.settings, **call.settings} if call.settings else self.settings,
             max_steps=call.max_steps or self.max_steps,
@@ -209,6 +203,15 @@ class Agent:
         if isinstance(model, str):
             self._models[model] = inferred
         return inferred
+
+
+def _prompt(turn: Turn | None, instructions: str, call: Call) -> memory_context.Prompt:
+    if turn is not None:
+        return turn.prompt(instructions, call.system, call.context)
+    layers = memory_context.Layers(
+        instructions=instructions, system=call.system, context=call.context, input=call.input
+    )
+    return memory_context.build_prompt(layers)[0]
 
 
 async def _resolve(value: Any, context: RequestContext) -> Any:

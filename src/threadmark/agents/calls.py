@@ -14,6 +14,7 @@ from typing import Any
 from .._codec import to_json
 from .._errors import ValidationError
 from .._types import Json, ToolPart
+from ..memory.context.render import interrupted
 from .tools import InvalidArgumentsError, Tool, ToolContext, ToolSet
 
 MAX_ERROR_CHARACTERS = 2000
@@ -21,8 +22,6 @@ MAX_ERROR_CHARACTERS = 2000
 
 GRACE = 1.0
 """Seconds that interrupted tools have to clean up before they are left behind."""
-
-INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
 
 
 async def run_calls(
@@ -51,11 +50,6 @@ async def run_calls(
         for index in range(reported, len(calls)):
             settled(index, _outcome(calls[index], tasks[index], stopped=True))
         raise
-
-
-def interrupted(call: ToolPart) -> ToolPart:
-    """The outcome of a call that never came to an end."""
-    return dataclasses.replace(call, state="interrupted", error=INTERRUPTED)
 
 
 def sound(call: ToolPart) -> ToolPart:

@@ -25,9 +25,10 @@ from .._types import (
     Usage,
 )
 from ..memory import context as memory_context
+from ..memory.context.render import interrupted
 from ..memory.turn import Turn
 from ..models.base import Model, ModelRequest, ModelResponse
-from .calls import describe_error, interrupted, run_calls, sound
+from .calls import describe_error, run_calls, sound
 from .events import Emit, StartEvent, StepFinishEvent, StepStartEvent, ToolErrorEvent, ToolResultEvent
 from .request_context import RequestContext
 from .result import AgentResult

@@ -1,4 +1,4 @@
-"""From what a caller passes to messages, and from stored messages to those a model can be sent."""
+"""From what a caller passes to messages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 from .._codec import part_from_dict
 from .._errors import StoreError, ValidationError
 from .._ids import check_id, check_metadata
-from .._types import FilePart, Json, Message, Part, Speaker, TextPart, ToolPart
+from .._types import Json, Message, Part, Speaker, TextPart
 from ..memory._inputs import to_message
-from .calls import interrupted
 
 Prompt: TypeAlias = str | Message | Mapping[str, Json]
 """A user's text, a message, or a message as a JSON object."""
@@ -88,41 +87,3 @@ def with_speaker(
         else message
         for message in messages
     ]
-
-
-def presentable(messages: Sequence[Message]) -> Sequence[Message]:
-    """`messages` as a model can be sent them.
-
-    Those without anything to send (an empty answer, a failure's record) are left out, and a call that never
-    had an outcome gets one that says so: providers refuse calls without outcome.
-    """
-    if all(_is_plain(message) for message in messages):
-        return messages
-    out: list[Message] = []
-    for message in messages:
-        if any(isinstance(part, ToolPart) and _is_open(part) for part in message.parts):
-            out.append(message.replace(parts=close_calls(message.parts)))
-        elif any(_is_sent(part) for part in message.parts):
-            out.append(message)
-    return out
-
-
-def close_calls(parts: Sequence[Part]) -> list[Part]:
-    """`parts` with each call that has no outcome marked as interrupted."""
-    return [interrupted(part) if isinstance(part, ToolPart) and _is_open(part) else part for part in parts]
-
-
-def _is_open(part: ToolPart) -> bool:
-    return part.state == "call" and not part.provider_executed
-
-
-def _is_sent(part: Part) -> bool:
-    return isinstance(part, (ToolPart, FilePart)) or (
-        isinstance(part, TextPart) and bool(part.text or part.provider)
-    )
-
-
-def _is_plain(message: Message) -> bool:
-    """Text alone: nine messages in ten."""
-    parts = message.parts
-    return len(parts) == 1 and type(parts[0]) is TextPart and parts[0].text != ""

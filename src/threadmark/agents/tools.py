@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from .._errors import ConfigurationError
 from .._types import Json, Message
+from ..memory.tools import MemoryTool
 from ..models.base import ToolDefinition
 
 if TYPE_CHECKING:
@@ -126,6 +127,27 @@ class ToolSet:
                 )
             found[made.name] = made
         return cls(found, tuple([made.definition for made in found.values()]))
+
+    def with_memory(self, offered: Iterable[MemoryTool]) -> ToolSet:
+        """These tools and those that memory offers. Raises `ConfigurationError` when two have one name."""
+        made = [_of_memory(item) for item in offered]
+        return ToolSet.of([*self.tools.values(), *made]) if made else self
+
+
+def _of_memory(offered: MemoryTool) -> Tool:
+    def validate(args: Any) -> tuple[list[Any], dict[str, Any]]:
+        if not isinstance(args, dict):
+            raise InvalidArgumentsError("arguments: must be an object")
+        return [args], {}
+
+    return Tool(
+        name=offered.name,
+        description=offered.description,
+        parameters=offered.parameters,
+        function=offered.run,
+        is_async=True,
+        validate=validate,
+    )
 
 
 def _built(function: Any) -> Tool:

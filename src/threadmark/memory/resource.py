@@ -12,6 +12,7 @@ from .._sync import sync_twin
 from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
 from ..stores.base import Direction, MessageQuery, Scalar, ThreadQuery
 from .threads import ThreadHandle, Threads
+from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -34,6 +35,12 @@ class Resource:
 
     def __repr__(self) -> str:
         return f"<resource {self.id!r}>"
+
+    @property
+    def working_memory(self) -> WorkingMemoryHandle:
+        """This owner's working memory. Raises `ConfigurationError` if each thread has its own."""
+        settings = self._memory.working_memory_settings("resource")
+        return WorkingMemoryHandle(self._memory, self.id, None, settings)
 
     def thread(self, id: str) -> ThreadHandle:
         """A handle on one thread of this owner, which may not exist yet."""

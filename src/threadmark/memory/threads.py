@@ -44,6 +44,7 @@ from ..stores.base import (
     TurnWrite,
 )
 from ._inputs import MessageInput, to_messages
+from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -139,6 +140,12 @@ class ThreadHandle:
 
     def __repr__(self) -> str:
         return f"<thread {self.id!r} of {self._resource!r}>"
+
+    @property
+    def working_memory(self) -> WorkingMemoryHandle:
+        """This thread's working memory. Raises `ConfigurationError` if the owner has one for all."""
+        settings = self._memory.working_memory_settings("thread")
+        return WorkingMemoryHandle(self._memory, self._resource, self.id, settings)
 
     async def get(self) -> Thread | None:
         """The thread's record, or `None` if this owner has none of that id."""

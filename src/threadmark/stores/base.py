@@ -174,16 +174,30 @@ class WorkingMemoryWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What a thread's last turn showed to the model first; kept so that the next turn can begin the same.
+
+    `seq` is the first message shown, `memory` the version of the working memory that stood before it (0:
+    none), `fingerprint` identifies the text of all that was shown.
+    """
+
+    seq: int = 0
+    memory: int = 0
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnQuery:
     """What the opening of a turn reads, in one consistent view.
 
-    `last` is the number of newest messages wanted, `known_ids` the ids of messages that the caller holds
-    and whose stored copies it wants, `run_id` a run it wants to find, `working_memory` the scope of the
-    working memory it wants.
+    `last` is the number of newest messages wanted; with `slack`, all from the thread's window on, up to that
+    many more. `known_ids` are the ids of messages that the caller holds and whose stored copies it wants,
+    `run_id` a run it wants to find, `working_memory` the scope of the working memory it wants.
     """
 
     thread_id: str
     last: int | None = 10
+    slack: int = 0
     working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
@@ -202,6 +216,9 @@ class TurnState:
     known: Mapping[str, Message] = field(default_factory=dict)
     run: Run | None = None
     working_memory: WorkingMemoryVersion | None = None
+    window: Window = field(default_factory=Window)
+    shown_memory: WorkingMemoryVersion | None = None
+    """The version of the working memory that `window` names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +256,7 @@ class TurnWrite:
     create: bool = True
     run: RunWrite | None = None
     working_memory: WorkingMemoryWrite | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,11 +67,11 @@ def save(
     return placed, seq - last_seq
 
 
-def newest(db: Connection, number: int, count: int | None) -> list[Message]:
-    """The newest `count` messages of a thread, oldest first; all when `None`."""
+def newest(db: Connection, number: int, count: int | None, since_seq: int = 0) -> list[Message]:
+    """The newest `count` messages of a thread from `since_seq` on, oldest first; all when `None`."""
     rows = db.execute(
         f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT ?",
-        (first_key(number), last_key(number), -1 if count is None else count),
+        (first_key(number) + since_seq, last_key(number), -1 if count is None else count),
     )
     return [message_from_row(row) for row in reversed(rows)]
 

@@ -91,7 +91,13 @@ def m001_threads_messages_runs(db: Connection) -> None:
 
 
 def m002_working_memory(db: Connection) -> None:
-    """Working memory, as versions that are only added. `thread_number` is 0 for the resource's own."""
+    """Working memory, as versions that are only added, and what each thread last showed to a model.
+
+    `working_memory.thread_number` is 0 for the resource's own.
+    """
+    db.execute("ALTER TABLE threads ADD COLUMN window_seq INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE threads ADD COLUMN window_memory INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE threads ADD COLUMN window_fingerprint TEXT NOT NULL DEFAULT ''")
     db.execute(
         """CREATE TABLE working_memory (
              resource_id TEXT NOT NULL,

@@ -16,13 +16,19 @@ OF_RESOURCE = 0
 
 
 def newest(
-    db: Connection, owner: str, number: int, thread_id: str | None, limit: int | None
+    db: Connection,
+    owner: str,
+    number: int,
+    thread_id: str | None,
+    limit: int | None,
+    version: int | None = None,
 ) -> list[WorkingMemoryVersion]:
-    """The newest versions, newest first, of thread `number` or `OF_RESOURCE`."""
+    """The newest versions, or only `version`, newest first, of thread `number` or `OF_RESOURCE`."""
+    only = "" if version is None else "AND version = ? "
     rows = db.execute(
         "SELECT version, content, changed_by, run_id, created_at FROM working_memory "
-        "WHERE resource_id = ? AND thread_number = ? ORDER BY version DESC LIMIT ?",
-        (owner, number, -1 if limit is None else limit),
+        f"WHERE resource_id = ? AND thread_number = ? {only}ORDER BY version DESC LIMIT ?",
+        (owner, number, *(() if version is None else (version,)), -1 if limit is None else limit),
     )
     return [
         WorkingMemoryVersion(
