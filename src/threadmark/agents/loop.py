@@ -58,6 +58,8 @@ class Plan:
     deadline: float | None
     step_timeout: float | None
     request_context: RequestContext
+    claim: bool = False
+    """Whether the run's id is the caller's, so that it has to be claimed first."""
 
 
 class _TimeUpError(Exception):
@@ -128,6 +130,8 @@ class Run:
         plan = self._plan
         if self._emit is not None:
             self._emit(StartEvent(run_id=plan.run_id, agent=plan.agent, message_id=self._message_id))
+        if self._turn is not None and plan.claim:
+            await settle(self._turn.claim())
         if self._turn is not None and self._turn.settings.save_user_first:
             await settle(self._turn.begin())
         self._begun = True

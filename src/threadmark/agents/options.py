@@ -59,7 +59,9 @@ class CallOptions(MemoryOptions, total=False):
         finish reason "timeout"; what was finished is kept and stored.
     step_timeout: The same for each single model call.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
-        (`result.replayed`) and no model is asked.
+        (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
+        the same id raises `ConflictError` before any model or tool is called. A run that failed before it
+        called a tool is tried again.
     """
 
     resource: str | None
