@@ -7,11 +7,11 @@ no agent code depends on any provider's library.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .._types import FilePart, Json, Message, ReasoningPart, TextPart, ToolPart, Usage
+from .._types import FilePart, Json, Message, ReasoningPart, StepPart, TextPart, ToolPart, Usage
 
 ResponsePart: TypeAlias = TextPart | ReasoningPart | FilePart | ToolPart
 """What a model can answer with. Its tool calls are `ToolPart`s in state "call"."""
@@ -55,10 +55,22 @@ class ModelResponse:
     finish_reason: str | None = None
     provider: Mapping[str, Json] | None = None
 
+    def step_part(self) -> StepPart:
+        """What goes before `parts` in a message, so that the provider gets back all it sent."""
+        return StepPart(
+            model=self.model,
+            finish_reason=self.finish_reason,
+            usage=self.usage.to_dict(),
+            provider=self.provider,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PartStarted:
-    """Part number `index` of the response begins. `part` holds what is known of it so far."""
+    """Part number `index` of the response begins. `part` holds what is known of it so far.
+
+    The arguments of a tool call come in deltas only; here they are empty.
+    """
 
     index: int
     part: ResponsePart
@@ -74,7 +86,11 @@ class PartDelta:
 
 @dataclass(frozen=True, slots=True)
 class PartEnded:
-    """Part `index` is complete and is `part`."""
+    """Part `index` is complete: its text is final.
+
+    Providers may send metadata (a signature) of a part after it ended, so what is kept of an answer is
+    taken from `ResponseEnded`.
+    """
 
     index: int
     part: ResponsePart
@@ -106,11 +122,13 @@ class Model(ABC):
         """Answer `request` in one piece."""
 
     @abstractmethod
-    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer `request` piece by piece.
 
         Each part gives `PartStarted`, any number of `PartDelta`, and `PartEnded`; text that `PartStarted`
-        already holds is not repeated in a delta. `ResponseEnded` comes last, always, unless it raises.
+        already holds is not repeated in a delta. Several parts may be open at once. `ResponseEnded` comes
+        last, always, unless it raises; its `parts[index]` are the parts of the events before it. Who may
+        leave early closes the generator (`contextlib.aclosing`), which ends the request.
         """
 
     async def aclose(self) -> None:  # noqa: B027 - most models have nothing to close
