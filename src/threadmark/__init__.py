@@ -51,10 +51,21 @@ if TYPE_CHECKING:
         ToolPart,
         Usage,
     )
+    from .agents import (
+        Agent,
+        AgentResult,
+        AgentStream,
+        Event,
+        RequestContext,
+        Tool,
+        ToolContext,
+        tool,
+    )
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
     from .memory.turn import ThreadSpec
+    from .models.base import Model
     from .stores.base import MessageChange, Store
     from .stores.sqlite import SQLiteStore
 
@@ -69,7 +80,11 @@ _HOMES = {
         "Run", "RunPage", "Speaker", "StepPart", "TextPart", "Thread", "ThreadClone", "ThreadPage",
         "ThreadSource", "ToolPart", "Usage",
     ),
+    ".agents": (
+        "Agent", "AgentResult", "AgentStream", "Event", "RequestContext", "Tool", "ToolContext", "tool",
+    ),
     ".memory.context": ("Block", "ContextReport"),
+    ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.turn": ("ThreadSpec",),
@@ -94,6 +109,9 @@ def __dir__() -> list[str]:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
+    "AgentResult",
+    "AgentStream",
     "ApprovalError",
     "Block",
     "ConfigurationError",
@@ -102,16 +120,19 @@ __all__ = [
     "DataPart",
     "ErasureReceipt",
     "ErrorPart",
+    "Event",
     "FilePart",
     "Memory",
     "MemoryOptions",
     "Message",
     "MessageChange",
     "MessagePage",
+    "Model",
     "ModelError",
     "NotFoundError",
     "OwnershipError",
     "ReasoningPart",
+    "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
@@ -128,8 +149,11 @@ __all__ = [
     "ThreadSource",
     "ThreadSpec",
     "ThreadmarkError",
+    "Tool",
+    "ToolContext",
     "ToolPart",
     "TripwireError",
     "Usage",
     "ValidationError",
+    "tool",
 ]

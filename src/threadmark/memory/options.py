@@ -54,9 +54,9 @@ class MemorySettings:
         known = {field.name for field in fields(self)}
         for name in options:
             if name not in known:
-                hint = f"; did you mean {_HINTS[name]}?" if name in _HINTS else ""
+                hint = f"; did you mean {_HINTS[name]}?" if name in _HINTS else "."
                 raise ConfigurationError(
-                    f"unknown option {name!r}{hint} Options are: {', '.join(sorted(known))}"
+                    f"unknown option {name!r}{hint} Options of memory are {', '.join(sorted(known))}."
                 )
         checked = dict(options)
         if "last_messages" in checked:
