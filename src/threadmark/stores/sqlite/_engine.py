@@ -361,7 +361,8 @@ class Engine:
     def _translated(self, error: BaseException) -> BaseException:
         if isinstance(error, ThreadmarkError) or not isinstance(error, Exception):
             return error
-        if type(error).__module__ in ("apsw", "sqlite3"):
+        # Text that is not UTF-8 can only come from a damaged file: what goes in is checked before.
+        if type(error).__module__ in ("apsw", "sqlite3") or isinstance(error, UnicodeDecodeError):
             translated = translate(error, self._path)
             translated.__cause__ = error
             return translated
