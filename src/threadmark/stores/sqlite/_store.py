@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import ClassVar, Literal
 
 from ..._errors import ConfigurationError, StoreError
@@ -69,6 +71,25 @@ def _less(room: int, value: object) -> int:
     return room - 8
 
 
+def _configure(path: str, read_only: bool, durability: str, db: Connection, reader: bool) -> None:
+    if not reader:
+        _migrations.recognise(db, path)
+    in_file = not read_only and path != ":memory:"
+    # The mode is kept in the file; asking first avoids the exclusive lock that a switch needs.
+    if in_file and not reader and db.execute("PRAGMA journal_mode")[0][0] != "wal":
+        db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={durability.upper()}")
+    db.execute("PRAGMA temp_store=MEMORY")
+    db.execute("PRAGMA query_only=ON" if reader else "PRAGMA secure_delete=ON")
+
+
+def _prepare(path: str, read_only: bool, db: Connection) -> None:
+    if read_only:
+        _migrations.check(db, path)
+    else:
+        _migrations.migrate(db, path)
+
+
 def _check_seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 86_400:
         raise ConfigurationError(f"{name} must be seconds between 0 and 86400, not {value!r}")
@@ -114,42 +135,23 @@ class SQLiteStore(Store):
         if self._path == ":memory:":
             # It ends with this object, and nobody else can reach it.
             vars(self)["capabilities"] = frozenset({"scrub"})
-        self._durability = durability
         self._unscrubbed = False
-        self._read_only = read_only
         self._engine = Engine(
             self._path,
             find_driver(driver) if isinstance(driver, str) else driver,
-            prepare=self._prepare,
-            configure=self._configure,
+            # Not methods: the engine's threads must not keep the store alive.
+            prepare=partial(_prepare, self._path, read_only),
+            configure=partial(_configure, self._path, read_only, durability),
             read_only=read_only,
             readers=readers,
             busy_timeout=busy_timeout,
             flushes=durability == "full",
         )
+        # A store that nobody holds any more lets go of its threads and files.
+        weakref.finalize(self, self._engine.stop).atexit = False
 
     def __repr__(self) -> str:
         return f"SQLiteStore({None if self._path == ':memory:' else self._path!r})"
-
-    def _configure(self, db: Connection, reader: bool) -> None:
-        if not reader:
-            _migrations.recognise(db, self._path)
-        in_file = not self._read_only and self._path != ":memory:"
-        # The mode is kept in the file; asking first avoids the exclusive lock that a switch needs.
-        if in_file and not reader and db.execute("PRAGMA journal_mode")[0][0] != "wal":
-            db.execute("PRAGMA journal_mode=WAL")
-        db.execute(f"PRAGMA synchronous={self._durability.upper()}")
-        db.execute("PRAGMA temp_store=MEMORY")
-        if reader:
-            db.execute("PRAGMA query_only=ON")
-        else:
-            db.execute("PRAGMA secure_delete=ON")
-
-    def _prepare(self, db: Connection) -> None:
-        if self._read_only:
-            _migrations.check(db, self._path)
-        else:
-            _migrations.migrate(db, self._path)
 
     async def open(self) -> None:
         await self._engine.read(lambda _: None)
