@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "offline": {"memory", "models"},
     "cli": {"agents", "memory", "models", "offline", "stores"},
     "testing": {"agents", "memory", "models", "stores"},
+    "vectors": set(),
 }
 HEAVY = ("pydantic", "pydantic_ai", "numpy", "rich", "typer", "sqlite_vec", "apsw", "httpx", "openai")
 

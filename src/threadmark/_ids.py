@@ -13,6 +13,9 @@ from ._errors import ValidationError
 MAX_ID_BYTES = 512
 """Longest identifier in UTF-8 bytes: what the narrowest store behind the contract can index."""
 
+MAX_COUNT = 2**31 - 1
+"""Greatest page, size or number of messages that can be asked for; a product of two fits every database."""
+
 _METADATA_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
@@ -53,6 +56,8 @@ def check_count(name: str, value: object, *, least: int = 0) -> int:
         raise ValidationError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ValidationError(f"{name} must be at least {least}, not {value}")
+    if value > MAX_COUNT:
+        raise ValidationError(f"{name} must be at most {MAX_COUNT}")
     return value
 
 
@@ -152,7 +157,10 @@ def utc(name: str, value: object) -> datetime:
         raise ValidationError(f"{name} must be a datetime, not {type(value).__name__}")
     if value.tzinfo is UTC:
         return value
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValidationError(f"{name} is outside the years 1 to 9999 in UTC") from None
 
 
 def now() -> datetime:

@@ -6,10 +6,24 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from threadmark import ErrorPart, Memory, Message, ModelError, Run, StepPart, StoreError, TextPart, ToolPart
+from threadmark import (
+    DataPart,
+    ErrorPart,
+    Memory,
+    Message,
+    ModelError,
+    Run,
+    Speaker,
+    StepPart,
+    StoreError,
+    TextPart,
+    ToolPart,
+    ValidationError,
+)
 from threadmark.agents import Agent, AgentStream, Event
 from threadmark.memory.context.render import INTERRUPTED
 from threadmark.models.base import Model, ModelEvent, ModelRequest, ModelResponse
@@ -137,16 +151,78 @@ async def test_a_failed_stream_keeps_what_was_shown(memory: Memory, stored: Stor
     assert [message.text for message in await next_prompt(memory)] == ["hi", "Half an ans", "and now?"]
 
 
-async def test_a_failed_run_is_not_made_again(memory: Memory) -> None:
-    """The same `run_id` after a failure raises what was stored of it, without asking the model."""
-    model = ScriptedModel([ModelError("down"), "too late"])
+async def test_a_run_that_failed_before_any_tool_is_tried_again(memory: Memory) -> None:
+    """The same `run_id` asks the stored question again, and both attempts are one run."""
+    model = ScriptedModel([ModelError("down"), "Hello."])
     agent = Agent("a", model=model, memory=memory)
+    with pytest.raises(ModelError, match=r"^down$"):
+        await agent.generate("hi", resource="ana", thread="t", run_id="r")
+    result = await agent.generate("hi", resource="ana", thread="t", run_id="r")
+    assert (result.text, result.replayed) == ("Hello.", False)
+    page = await memory.resource("ana").thread("t").messages()
+    assert [(message.role, message.text) for message in page] == [
+        ("user", "hi"),
+        ("assistant", ""),
+        ("assistant", "Hello."),
+    ]
+    run = await memory.resource("ana").run("r")
+    assert run is not None
+    assert run.status == "finished"
+
+
+async def test_a_run_that_failed_after_a_tool_is_not_made_again(memory: Memory) -> None:
+    """The tool may have had effects: the same `run_id` raises what was stored, without asking the model."""
+
+    def act() -> str:
+        """Do it."""
+        return "done"
+
+    model = ScriptedModel([ToolCall("act", {}), ModelError("down"), "too late"])
+    agent = Agent("a", model=model, memory=memory, tools=[act])
     for reason in ("^down$", "failed when it was made: ModelError: down"):
         with pytest.raises(ModelError, match=reason) as caught:
             await agent.generate("hi", resource="ana", thread="t", run_id="r")
         assert caught.value.result.finish_reason == "error"
     assert caught.value.result.replayed
-    assert len(model.requests) == 1
+    assert len(model.requests) == 2
+
+
+async def test_an_error_that_no_database_takes_is_stored_escaped(memory: Memory) -> None:
+    """A NUL or a lone surrogate in a model's error does not cost the turn."""
+    model = ScriptedModel([RuntimeError("bad\x00 \udc80 byte")])
+    with pytest.raises(ModelError):
+        await Agent("a", model=model, memory=memory).generate("hi", resource="ana", thread="t")
+    page = await memory.resource("ana").thread("t").messages()
+    assert [message.role for message in page] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prompt": "x", "speaker": Speaker(id="x", name="a\x00b")},
+        {"prompt": "x", "thread": {"id": "t", "title": "a\x00b"}},
+        {"prompt": Message(parts=[DataPart("n", object())])},
+        {"prompt": {"parts": [{"type": "text", "text": 5}]}},
+        {"prompt": {"parts": [{"type": "tool", "tool_call_id": "1", "tool_name": "x", "args": {}}]}},
+        {
+            "prompt": {
+                "parts": [{"type": "file", "media_type": "image/png", "url": "data:image/png;base64,@@"}]
+            }
+        },
+    ],
+)
+async def test_what_could_not_be_stored_is_refused_before_the_model(
+    memory: Memory, bad: dict[str, Any]
+) -> None:
+    """No model and no tool is called for a turn that could not be stored, or would spoil its thread."""
+    model = ScriptedModel(["x"])
+    bad = dict(bad)
+    prompt = bad.pop("prompt")
+    with pytest.raises(ValidationError):
+        await Agent("a", model=model, memory=memory).generate(
+            prompt, **{"resource": "ana", "thread": "t", **bad}
+        )
+    assert model.requests == []
 
 
 # -- the store fails ---------------------------------------------------------------------------------

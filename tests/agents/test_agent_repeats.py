@@ -65,26 +65,35 @@ async def test_a_named_run_is_made_once(memory: Memory, rows: Rows) -> None:
     assert await rows() == before
 
 
-async def test_twins_store_one_answer(memory: Memory, stored: Stored) -> None:
-    """Two calls at once with one `run_id`: one answer is stored, and both calls return that one."""
-    both = asyncio.Barrier(2)
-    count = 0
+async def test_a_named_run_has_its_effects_once(memory: Memory, stored: Stored) -> None:
+    """Three calls at once with one `run_id`: one calls model and tool, the others conflict before either."""
+    refunds = []
 
-    async def reply(request: ModelRequest) -> str:
-        nonlocal count
-        count += 1
-        mine = f"answer {count}"
-        await both.wait()
-        return mine
+    async def refund(order: int) -> str:
+        """Give the money back."""
+        refunds.append(order)
+        await asyncio.sleep(0.01)
+        return "done"
 
-    agent = Agent("a", model=ScriptedModel(reply), memory=memory)
+    model = ScriptedModel([ToolCall("refund", {"order": 7}), "Refunded."])
+    agent = Agent("a", model=model, memory=memory, tools=[refund])
     results = await asyncio.gather(
-        *(agent.generate("q", resource="ana", thread="t", run_id="r") for _ in range(2))
+        *(agent.generate("Refund 7", resource="ana", thread="t", run_id="r") for _ in range(3)),
+        return_exceptions=True,
     )
-    messages = await stored()
-    assert [message.role for message in messages] == ["user", "assistant"]
-    assert {result.text for result in results} == {messages[1].text}
-    assert sorted(result.replayed for result in results) == [False, True]
+    assert sum(isinstance(result, ConflictError) for result in results) == 2
+    assert refunds == [7]
+    again = await agent.generate("Refund 7", resource="ana", thread="t", run_id="r")
+    assert (again.replayed, again.text) == (True, "Refunded.")
+    assert len(await stored()) == 2
+
+
+async def test_a_named_run_is_for_one_prompt(memory: Memory) -> None:
+    """The same `run_id` with another prompt is a conflict, not the answer to something else."""
+    agent = Agent("a", model=ScriptedModel(echo), memory=memory)
+    await agent.generate("Refund 7", resource="ana", thread="t", run_id="r")
+    with pytest.raises(ConflictError, match="other input"):
+        await agent.generate("Delete my account", resource="ana", thread="t", run_id="r")
 
 
 async def test_a_run_under_way_is_not_made_twice(memory: Memory, stored: Stored) -> None:
@@ -177,15 +186,24 @@ agent.generate_sync("go", resource="ana", thread="t", run_id="r", **options)
 
 @pytest.mark.parametrize("save_user_first", [False, True])
 async def test_the_process_dies_in_a_run(tmp_path: Path, save_user_first: bool) -> None:
-    """With `save_user_first` question and finished steps survive a kill; without, nothing is half saved."""
+    """With `save_user_first` question and finished steps survive a kill; without, only that the run began.
+
+    Its id stays taken: what it did is not known, so it is not done again.
+    """
     url = f"sqlite:///{tmp_path / 'memory.db'}"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", DYING, url, str(save_user_first))
     assert await process.wait() == 9
     async with Memory(url) as memory:
         messages = (await memory.resource("ana").thread("t").messages()).messages
         run = await memory.resource("ana").run("r")
+        with pytest.raises(ConflictError, match="not finished"):
+            await Agent("a", model=ScriptedModel(echo), memory=memory).generate(
+                "go", resource="ana", thread="t", run_id="r"
+            )
         if not save_user_first:
-            assert (messages, run) == ((), None)
+            assert messages == ()
+            assert run is not None
+            assert run.status == "running"
             return
         assert [[part.type for part in message.parts] for message in messages] == [["text"], ["step", "tool"]]
         assert run is not None

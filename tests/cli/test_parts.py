@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import typing
+from pathlib import Path
 
 import pytest
 
 from threadmark import Memory, Message, ToolPart
 from threadmark.cli import _models
-from threadmark.cli._chat import INSTRUCTIONS, Chat, answerer, title_of
+from threadmark.cli._chat import INSTRUCTIONS, Chat, answerer, run, title_of
 from threadmark.cli._models import PROVIDERS, Choice, choose
 from threadmark.cli._terminal import Screen, clean, clean_line, table
 from threadmark.testing import ScriptedModel, ToolCall
@@ -88,6 +90,23 @@ def test_a_model_searches_only_this_users_memory(
         assert [(hit["who"], hit["text"]) for hit in call.output] == [("user", "I love hiking in Japan.")]
 
 
+def test_each_talk_adds_to_what_a_model_knows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What a model noted of a user in one chat it sees in the next, and not in another user's."""
+    note = ToolCall("update_working_memory", {"memory": "# Ana\n- lives in Rome"})
+    model = ScriptedModel([note, "Noted.", "You live in Rome.", "I do not know."])
+    monkeypatch.setattr("threadmark.models.infer_model", lambda name: model)
+    for user, text in (("ana", "I live in Rome."), ("ana", "Where do I live?"), ("bob", "Where do I live?")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{text}\n".encode())))
+        run(user=user, thread=None, model="openai:x", db=str(tmp_path / "chat.db"))
+
+    assert capsys.readouterr().out == "Noted.\nYou live in Rome.\nI do not know.\n"
+    seen = [str(request.messages) for request in model.requests]
+    assert "lives in Rome" in seen[2]
+    assert "Rome" not in seen[3]
+
+
 def test_the_local_model_gets_no_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is too small to use any."""
     model = ScriptedModel(["Yes."])
@@ -145,7 +164,9 @@ def test_answers_break_between_words(
     ("text", "title"),
     [
         ("My name is Ana.", "My name is Ana"),
-        ("Where?", "Where?"),
+        ("Where is it?", ""),
+        ("Hello!", ""),
+        ("Hello, I am Ana", "Hello, I am Ana"),
         ("first\nsecond", "first"),
         ("word " * 30, "word " * 9 + "word\u2026"),
         ("x" * 100, "x" * 49 + "\u2026"),

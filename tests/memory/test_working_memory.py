@@ -146,6 +146,19 @@ class TestFromCode:
             await asyncio.gather(*(mine.patch({f"f{i}": i}) for i in range(8)))
             assert await mine.get() == {f"f{i}": i for i in range(8)}
 
+    async def test_export(self, tmp_path: Path) -> None:
+        """An archive has every version, oldest first, the owner's and each thread's."""
+        async with make(tmp_path) as memory:
+            await memory.resource("ana").working_memory.set("one")
+            await memory.resource("ana").working_memory.set("two")
+            archive = await memory.resource("ana").export()
+            assert [version["content"] for version in archive["working_memory"]] == ["one", "two"]
+        async with make(tmp_path, WorkingMemory(scope="thread")) as memory:
+            await memory.resource("ana").threads.create("t")
+            await memory.resource("ana").thread("t").working_memory.set("three")
+            [thread] = (await memory.resource("ana").export())["threads"]
+            assert [version["content"] for version in thread["working_memory"]] == ["three"]
+
     async def test_erase(self, tmp_path: Path) -> None:
         """An owner with nothing but working memory is known, and erased with all its versions."""
         async with make(tmp_path) as memory:

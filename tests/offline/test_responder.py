@@ -311,7 +311,7 @@ _QUOTE = re.compile(
 _PHRASE = re.compile(
     rf"{re.escape(INTRODUCTION)}"
     r"|Noted: this is stored with this conversation\."
-    r"|Memory holds nothing of you yet\.(?: Ask about it, or tell something\.)?"
+    r"|Memory holds nothing of you yet\.(?: Tell something\.)?"
     r"|Memory holds \d+ messages? from your conversations"
     r"(?:, and none is about that\.|\. Ask about it, or tell something\.)"
     r"|Nothing matches all of that\. The nearest:"

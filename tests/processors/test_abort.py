@@ -221,6 +221,49 @@ async def test_a_stopped_run_that_was_recorded_is_replayed_as_stopped(filled: Me
     assert told.kinds == ["tripwire"]
 
 
+@both
+@pytest.mark.parametrize(("hook", "step", "streams"), WHERE)
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_abort_of_a_named_run(
+    filled: Memory, hook: str, step: int, streams: bool, crashes: bool, mode: str
+) -> None:
+    """A run with an id of the caller's leaves no content; once its model was asked, its id is used up."""
+    agent = agent_with(filled, hook, Stopper(hook, step, crash if crashes else abort, streams))
+    options: dict[str, Any] = {
+        "resource": "ana",
+        "thread": "new",
+        "run_id": "mine",
+        "working_memory": True,
+    }
+    before = await dump(filled)
+    if crashes:
+        with pytest.raises(ProcessorError):
+            await run(agent, mode, "a question", **options)
+    else:
+        assert (await run(agent, mode, "a question", **options)).result.tripwire is not None
+    after = await dump(filled)
+    assert after["messages"] == before["messages"]
+    assert after["working_memory"] == before["working_memory"]
+    if (hook, step) in (("process_input", 0), ("process_input_step", 1)):
+        assert after == before
+        return
+    assert SECRET not in repr(after)
+    assert "a question" not in repr(after)
+    run_record = await filled.store.get_run("ana", "mine")
+    assert run_record is not None
+    assert (run_record.status, run_record.state) == ("aborted", None)
+    asked = ScriptedModel([])
+    if crashes:
+        with pytest.raises(ModelError, match="processor 'stopper' failed"):
+            await run(agent, mode, "a question", model=asked, **options)
+    else:
+        again = (await run(agent, mode, "a question", model=asked, **options)).result
+        assert again.replayed
+        assert again.tripwire is not None
+        assert again.tripwire.reason == "processor 'stopper' stopped the run"
+    assert asked.requests == []
+
+
 async def test_an_abort_counts_even_when_swallowed() -> None:
     """A hook that catches its own abort has aborted all the same."""
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from .._errors import ConfigurationError, ConflictError, ValidationError
+from .._errors import ConfigurationError, ValidationError
 from .._ids import check_count, check_id, check_metadata
 from .._sync import sync_twin
 from .._types import Json, Message
@@ -171,18 +171,10 @@ class Agent:
             deadline=deadline,
             step_timeout=call.step_timeout,
             request_context=call.request_context,
+            claim=call.may_repeat,
             guards=self._guards(listed, call, model, turn, instructions),
         )
-        try:
-            return await Run(plan, turn, emit).execute()
-        except ConflictError:
-            if memory is None or not call.may_repeat:
-                raise
-            # Another call with this run id may have been quicker; then its answer is the answer.
-            again = await self._open(memory, call, options)
-            if again.finished is None:
-                raise
-            return replay(again, again.finished, self.name, None)
+        return await Run(plan, turn, emit).execute()
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from .._codec import to_json
@@ -68,6 +68,8 @@ def describe_error(error: BaseException) -> str:
         message = ""
     name = type(error).__name__
     text = f"{name}: {message}" if message else name
+    # It is stored and sent: what no database or provider takes is shown as an escape.
+    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 
@@ -100,18 +102,36 @@ async def _run(
     call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any], gate: asyncio.Semaphore | None
 ) -> ToolPart:
     async with gate or contextlib.nullcontext():
-        limit = asyncio.timeout(tool.timeout)
         try:
-            async with limit:
-                value = await _invoke(tool, args, kwargs)
-        except (Exception, SystemExit) as error:
-            if limit.expired() and isinstance(error, TimeoutError):
-                return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
+            value = await _within(tool.timeout, _invoke(tool, args, kwargs))
+        except _TooLongError:
+            return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             return _failed(call, describe_error(error))
     try:
         return dataclasses.replace(call, state="result", output=as_json(value))
     except ValidationError as error:
         return _failed(call, str(error))
+
+
+class _TooLongError(Exception):
+    """A tool took longer than its own limit."""
+
+
+async def _within(seconds: float | None, work: Coroutine[Any, Any, Any]) -> Any:
+    """The value of `work`; after `seconds` it is cancelled, and left behind if it does not mind that."""
+    if seconds is None:
+        return await work
+    task: asyncio.Task[Any] = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+    except asyncio.CancelledError:
+        await _stop([task])
+        raise
+    if task.done():
+        return task.result()
+    await _stop([task])
+    raise _TooLongError
 
 
 async def _invoke(tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -142,10 +162,10 @@ def _failed(call: ToolPart, error: str) -> ToolPart:
 
 # -- tasks -------------------------------------------------------------------------------------------
 
-_left_behind: set[asyncio.Task[ToolPart]] = set()
+_left_behind: set[asyncio.Task[Any]] = set()
 
 
-async def _stop(tasks: list[asyncio.Task[ToolPart]]) -> None:
+async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
     """Cancel `tasks` and wait for them, but not for long, even if cancelled again meanwhile."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + GRACE
@@ -160,7 +180,7 @@ async def _stop(tasks: list[asyncio.Task[ToolPart]]) -> None:
         task.add_done_callback(_forget)
 
 
-def _forget(task: asyncio.Task[ToolPart]) -> None:
+def _forget(task: asyncio.Task[Any]) -> None:
     _left_behind.discard(task)
     if not task.cancelled():
         task.exception()  # whatever it was, nobody waits for it

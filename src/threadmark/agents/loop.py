@@ -75,6 +75,8 @@ class Plan:
     deadline: float | None
     step_timeout: float | None
     request_context: RequestContext
+    claim: bool = False
+    """Whether the run's id is the caller's, so that it has to be claimed first."""
     guards: Pipeline | None = None
 
 
@@ -220,6 +222,8 @@ class Run:
     async def _begin(self) -> None:
         """The input is accepted: the turn will be stored, unless processors stop it later."""
         self._accepted = True
+        if self._turn is not None and self._plan.claim:
+            await settle(self._turn.claim())
         if self._turn is not None and self._turn.settings.save_user_first:
             await settle(self._turn.begin())
         self._begun = True

@@ -64,7 +64,9 @@ class CallOptions(MemoryOptions, total=False):
     input_processors, output_processors, error_processors: Instead of the agent's.
     max_processor_retries: Instead of the agent's.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
-        (`result.replayed`) and no model is asked.
+        (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
+        the same id raises `ConflictError` before any model or tool is called. A run that failed before it
+        called a tool is tried again.
     """
 
     resource: str | None

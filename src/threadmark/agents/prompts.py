@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from .._codec import part_from_dict
+from .._codec import part_from_dict, parts_to_json
 from .._errors import StoreError, ValidationError
-from .._ids import check_id, check_metadata
-from .._types import Json, Message, Part, Speaker, TextPart
+from .._ids import check_id, check_metadata, check_text
+from .._types import DataPart, FilePart, Json, Message, Part, ReasoningPart, Speaker, TextPart
 from ..memory._inputs import to_message
 
 Prompt: TypeAlias = str | Message | Mapping[str, Json]
@@ -46,7 +47,29 @@ def as_message(value: Prompt) -> Message:
     check_id("message", message.id)
     if message.metadata:
         check_metadata(message.metadata, kind="message metadata")
+    for part in message.parts:
+        if isinstance(part, (TextPart, ReasoningPart)) and not isinstance(part.text, str):
+            raise ValidationError(f"the text of a part is a string, not {type(part.text).__name__}")
+        if message.role == "user" and not isinstance(part, (TextPart, FilePart, DataPart)):
+            raise ValidationError(f"a user's message holds text, files and data, not a {part.type} part")
+        _check_url(part)
+    parts_to_json(message.parts)
+    if message.speaker is not None:
+        check_speaker(message.speaker)
     return message
+
+
+def _check_url(part: Part) -> None:
+    """Refuse a `data:` URL that is damaged: every later prompt of the thread would fail on it."""
+    if isinstance(part, FilePart) and part.url is not None and part.url.startswith("data:"):
+        head, separator, body = part.url.partition(",")
+        try:
+            if not separator:
+                raise ValueError("no data")
+            if head.endswith(";base64"):
+                base64.b64decode(body, validate=True)
+        except ValueError as error:
+            raise ValidationError(f"the data URL of a file is damaged: {error}") from None
 
 
 def _parts(content: Any) -> list[Part]:
@@ -68,8 +91,8 @@ def check_speaker(value: Any) -> Speaker:
         raise ValidationError("a speaker has id, and perhaps name and role") from None
     check_id("speaker", speaker.id)
     for name in (speaker.name, speaker.role):
-        if name is not None and not isinstance(name, str):
-            raise ValidationError(f"a speaker's name and role are text, not {type(name).__name__}")
+        if name is not None:
+            check_text("a speaker's name and role", name)
     return speaker
 
 

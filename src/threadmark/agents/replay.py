@@ -31,7 +31,7 @@ def replay(turn: Turn, run: Run, agent: str, emit: Emit | None) -> AgentResult:
     )
     if emit is not None:
         _tell(result, emit)
-    if run.status == "failed":
+    if run.status == "failed" or run.finish_reason == "error":
         error = ModelError(f"run {run.id!r} failed when it was made: {run.error}")
         error.result = result
         raise error

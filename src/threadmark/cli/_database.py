@@ -19,13 +19,13 @@ def storage_url(db: str) -> str:
     return db if "://" in db else f"sqlite:///{quote(db)}"
 
 
-def open_memory(db: str, *, must_exist: bool = False) -> Memory:
+def open_memory(db: str, *, must_exist: bool = False, working_memory: bool = False) -> Memory:
     """Open the database. With `must_exist` a missing file raises `NotFoundError` and is not created."""
     url = storage_url(db)
     scheme, _, path = url.partition(":///")
     if must_exist and scheme == "sqlite" and not Path(unquote(path.partition("?")[0])).exists():
         raise NotFoundError(f"there is no database {db!r}; `threadmark chat` makes one, --db names another")
-    memory = Memory(url)
+    memory = Memory(url, working_memory=working_memory)
     memory.open_sync()
     return memory
 

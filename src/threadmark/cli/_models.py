@@ -15,7 +15,7 @@ PROVIDERS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("GOOGLE_API_KEY", "GEMINI_API_KEY"), "google:gemini-3.8-flash", "google.genai", "google"),
 )
 
-_KEYS = "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GOOGLE_API_KEY to have a model answer."
+_KEYS = "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GOOGLE_API_KEY for a model."
 _HINTS = {OFFLINE: _KEYS, "local": "a very small model in this process: fluent, and seldom right"}
 
 

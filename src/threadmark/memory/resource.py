@@ -92,17 +92,32 @@ class Resource:
         return await self._store.erase(self.id, now=self._memory.now(), scrub=scrub)
 
     async def export(self) -> dict[str, Any]:
-        """All of this owner as JSON: `format`, `resource_id`, `exported_at` and `threads`.
+        """All of this owner as JSON: `format`, `resource_id`, `exported_at`, `working_memory` and `threads`.
 
-        Each thread has its fields, its `messages` in order and its `runs`. Threads come oldest first.
+        Each thread has its fields, its `messages` in order, its `runs` and its `working_memory`. Threads and
+        versions of working memory come oldest first.
         """
         page = await self._store.list_threads(self.id, ThreadQuery(per_page=None, direction="asc"))
         return {
             "format": ARCHIVE_FORMAT,
             "resource_id": self.id,
             "exported_at": time_to_text(self._memory.now()),
+            "working_memory": await self._export_working_memory(None),
             "threads": [await self._export_thread(thread) for thread in page],
         }
+
+    async def _export_working_memory(self, thread_id: str | None) -> list[dict[str, Any]]:
+        versions = await self._store.list_working_memory(self.id, thread_id=thread_id, limit=None)
+        return [
+            {
+                "version": version.version,
+                "content": version.content,
+                "changed_by": version.changed_by,
+                "run_id": version.run_id,
+                "created_at": time_to_text(version.created_at),
+            }
+            for version in reversed(versions)
+        ]
 
     async def _export_thread(self, thread: Thread) -> dict[str, Any]:
         messages = await self._store.list_messages(self.id, MessageQuery(thread_id=thread.id))
@@ -115,6 +130,7 @@ class Resource:
             "updated_at": time_to_text(thread.updated_at),
             "messages": [_message(message) for message in messages],
             "runs": [_run(run) for run in reversed(runs.runs)],
+            "working_memory": await self._export_working_memory(thread.id),
         }
 
     message_sync = sync_twin(message)

@@ -7,14 +7,16 @@ commit unless `save_user_first` asks for it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from .._codec import parts_to_json
 from .._errors import ConflictError, ValidationError
-from .._ids import check_id, check_metadata
-from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, Usage
+from .._ids import check_id, check_metadata, check_text
+from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
 from ..stores.base import (
     MessageQuery,
     RunWrite,
@@ -69,6 +71,7 @@ class ThreadSpec:
         else:
             spec = cls(id=thread)
         check_id("thread", spec.id)
+        check_text("thread title", spec.title)
         check_metadata(spec.metadata, kind="thread metadata")
         return spec
 
@@ -81,6 +84,8 @@ class Turn:
         store: Store,
         clock: Callable[[], datetime],
         *,
+        claim: str,
+        version: int,
         resource: str,
         spec: ThreadSpec,
         settings: MemorySettings,
@@ -99,9 +104,12 @@ class Turn:
         self._clock = clock
         self._spec = spec
         self._started = clock()
-        self._version = 0
+        self._version = version
+        self._claim = claim
+        self._claimed = version > 0
         self._input_is_stored = again
-        self._early: set[str] = set()  # stored before the commit
+        self._has_begun = False
+        self._early: set[str] = set()  # messages stored before the commit
         self._state = state
         self._moved = moved
         self._window: Window | None = None
@@ -209,11 +217,23 @@ class Turn:
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
 
+    async def claim(self) -> None:
+        """Store that this run is under way, so that no other call with its id can be.
+
+        Of several calls at once one gets through; the others raise `ConflictError`, before any model or tool
+        is called. A process that dies leaves the run "running", and its id taken: what it did is unknown.
+        """
+        if self.writes:
+            self._claimed = True
+            await self._write((), "running")
+            self._has_begun = True
+
     async def begin(self) -> None:
         """With `save_user_first`: store the input and a running run. Otherwise does nothing."""
         if self.writes and self.settings.save_user_first:
             messages = () if self._input_is_stored else self.input
             await self._write(messages, "running")
+            self._has_begun = True
             self._early.update(message.id for message in messages)
             self._input_is_stored = True
 
@@ -224,13 +244,14 @@ class Turn:
             self._early.add(message.id)
 
     async def retract(self, reason: str, *, finish_reason: FinishReason, usage: Usage | None = None) -> None:
-        """Take back what `begin` and `checkpoint` stored, because the turn must not be stored.
+        """Take back what `claim`, `begin` and `checkpoint` stored, because the turn must not be stored.
 
         The messages go, and the run stays as an aborted one without content. A thread that was created, and
         metadata that was merged into one, stay too: others may have written there meanwhile.
         """
-        if not self._version:
+        if not self._has_begun:
             return
+        self._claimed = False
         if self._early:
             await self._store.delete_messages(
                 self.resource_id, self.thread_id, sorted(self._early), self._clock()
@@ -318,6 +339,7 @@ class Turn:
                     started_at=self._started,
                     finished_at=finished_at,
                     if_version=self._version,
+                    state={"input": self._claim} if self._claimed else None,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
                 window=self._window if last else None,
@@ -342,7 +364,7 @@ async def open_turn(
 
     The input is compared with what is stored: a client that replays the whole conversation adds only
     what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
-    when a run of this `run_id` is under way.
+    when a run of this `run_id` is under way, or was made for other input.
     """
     for message in input:
         if message.thread_id is not None and message.thread_id != thread.id:
@@ -359,18 +381,31 @@ async def open_turn(
         ),
     )
     answer: tuple[Message, ...] = ()
-    if state.run is not None:
-        if state.run.thread_id != thread.id or state.run.status in ("running", "suspended"):
+    run, claim = state.run, _claim_of(input)
+    if run is not None:
+        if run.thread_id != thread.id or run.status in ("running", "suspended"):
             raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
-        answer = await _messages_of(store, resource, state.run)
+        if run.state is not None and run.state.get("input") != claim:
+            raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
+        answer = await _messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
     new, again = new_messages([without_context(message) for message in input], state.known, started)
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
-        history = tuple(message for message in history if (message.seq or 0) < again.seq)
+        history, moved = (
+            await _before(store, resource, again, settings),
+            ("another answer to an earlier message",),
+        )
+    retried = run if run is not None and _may_retry(run, answer) else None
+    if retried is not None and (asked := tuple(m for m in answer if m.role == "user")):
+        # The question is stored already: it is asked again, and the failed attempt is no answer.
+        new, again = asked, asked[0]
+        history = await _before(store, resource, again, settings)
     return Turn(
         store,
         clock,
+        claim=claim,
+        version=0 if retried is None else retried.version,
         resource=resource,
         spec=thread,
         settings=settings,
@@ -382,9 +417,35 @@ async def open_turn(
         state=state,
         moved=moved,
         again=again is not None,
-        finished=state.run,
+        finished=None if retried is not None else run,
         answer=answer,
     )
+
+
+def _claim_of(input: Sequence[Message]) -> str:
+    """What identifies the input of a run: its texts and roles, not the ids it was given."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in input:
+        digest.update(f"{message.role}\x00{parts_to_json(message.parts)}\x00".encode())
+    return digest.hexdigest()
+
+
+def _may_retry(run: Run, answer: Sequence[Message]) -> bool:
+    """Whether a run failed before it could have any effect: then the same call may try again."""
+    return run.status == "failed" and not any(
+        isinstance(part, ToolPart) for message in answer for part in message.parts
+    )
+
+
+async def _before(
+    store: Store, resource: str, message: Message, settings: MemorySettings
+) -> tuple[Message, ...]:
+    """What stood before a message that is asked again: as many as a window begins with."""
+    if settings.last_messages == 0:
+        return ()
+    before = (message.seq or 1) - 1 if settings.last_messages is None else settings.last_messages
+    found = await store.get_messages(resource, [message.id], thread_id=message.thread_id, before=before)
+    return tuple(earlier for earlier in found if earlier.id != message.id)
 
 
 def move_window(

@@ -89,7 +89,8 @@ class OfflineResponder(Model):
             lines += [f"Related: {self._line(quote, here)}" for quote in found.quotes if quote.kind == "said"]
         else:
             found = await self._search("", 0, skip)
-            lines.append(f"{_held(found)} Ask about it, or tell something.")
+            more = "Ask about it, or tell something." if found.total else "Tell something."
+            lines.append(f"{_held(found)} {more}")
         return "\n".join(lines)
 
     async def _search(self, text: str, limit: int, skip: tuple[str, ...]) -> Found:

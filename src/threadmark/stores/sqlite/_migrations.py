@@ -123,8 +123,7 @@ def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATI
     version = _version(db)  # another process may have been faster
     _refuse_newer(version, path, migrations)
     if version == 0:
-        if db.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise StoreError(f"{path!r} is a SQLite database of another program")
+        recognise(db, path)
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(
             """CREATE TABLE schema_migrations (
@@ -140,6 +139,14 @@ def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATI
             (number, migration.__name__, time_to_text(now())),
         )
     db.execute("COMMIT")
+
+
+def recognise(db: Connection, path: str) -> None:
+    """Refuse a database of another program, before anything of it is changed. An empty file is welcome."""
+    # In this order, because another process may be creating it: mark and tables come in one transaction.
+    used = db.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    if used and db.execute("PRAGMA application_id")[0][0] != APPLICATION_ID:
+        raise StoreError(f"{path!r} is a SQLite database of another program")
 
 
 def check(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
