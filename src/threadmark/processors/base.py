@@ -10,14 +10,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 from .._errors import ModelError, TripwireError
-from .._types import Json, Message, ToolPart
+from .._types import Json, Message, Speaker, ToolPart
 from ..models.base import ModelRequest, ModelResponse, ResponsePart
-
-if TYPE_CHECKING:
-    from ..agents.request_context import RequestContext
 
 T = TypeVar("T")
 
@@ -93,6 +90,17 @@ class Violation:
 OnViolation: TypeAlias = Callable[[Violation], Any]
 
 
+class RequestFacts(Protocol):
+    """The call's `RequestContext`, as far as processors need it."""
+
+    resource: str | None
+    speaker: Speaker | None
+
+    def get(self, name: str, default: Any, /) -> Any: ...
+    def __getitem__(self, name: str) -> Any: ...
+    def __contains__(self, name: object) -> bool: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class ProcessorContext:
     """What a hook learns about the run, and how it stops it.
@@ -109,7 +117,7 @@ class ProcessorContext:
     model: str
     resource_id: str | None = None
     thread_id: str | None = None
-    request_context: RequestContext
+    request_context: RequestFacts
     step: int = 0
     retries: int = 0
     state: dict[Any, Any] = field(default_factory=dict)
