@@ -46,6 +46,7 @@ from threadmark.stores.base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
+from threadmark.testing.conformance import difference
 
 T = TypeVar("T")
 
@@ -474,7 +475,7 @@ class ModelStore(Store):
             self._insert(t, owner, new)
         thread = t.threads[key]
         metadata = merge(thread.metadata, write.metadata, ())
-        version = thread.version + (metadata != thread.metadata)
+        version = thread.version + (difference(thread.metadata, metadata) is not None)
         seq, count, placed = thread.last_seq, thread.message_count, []
         for message in write.messages:
             if message.role == "system":

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ import apsw  # noqa: F401 - loaded before the fork, so that no child has to
 
 from threadmark._errors import StoreError
 from threadmark._types import TextPart
-from threadmark.stores.base import Store
+from threadmark.stores.base import Store, ThreadQuery, TurnQuery
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing._clock import FakeClock
 from threadmark.testing._faults import FaultyDriver, FaultyStore
@@ -128,18 +129,37 @@ def write_until_full(path: str, limit: int) -> None:
     asyncio.run(work())
 
 
-def fork_and_write(path: str) -> None:
-    """Write, fork, and write again in both processes through the same store object."""
+def fork_and_write(path: str | None) -> None:
+    """Write, fork amid reads and writes, and write again in both processes through the same store object."""
     store = SQLiteStore(path, busy_timeout=60)
     build = Builders()
+    stop = threading.Event()
 
     async def write(thread: str) -> None:
         await store.create_thread("ann", build.thread(thread))
         assert await store.get_thread("ann", "before")
 
+    async def bustle() -> None:
+        while not stop.is_set():
+            await store.write_turn("bob", build.turn("t1", ["x"]))
+            await store.read_turn("bob", TurnQuery(thread_id="t1"))
+
     asyncio.run(write("before"))
+    busy = threading.Thread(target=lambda: asyncio.run(bustle()))
+    busy.start()
+    time.sleep(0.02)
+    signal.alarm(60)
     child = os.fork()
+    if not child:
+        signal.alarm(60)  # a child does not inherit it
     asyncio.run(write(f"after in {'parent' if child else 'child'}"))
+    if child:
+        stop.set()
+        busy.join()
+    threads = asyncio.run(store.list_threads("ann", ThreadQuery(direction="asc"))).threads
+    if path is None:
+        names = [thread.id for thread in threads]
+        assert names == ["before", f"after in {'parent' if child else 'child'}"], names
     asyncio.run(store.aclose())
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -92,6 +92,7 @@ def serve() -> None:
             function = getattr(importlib.import_module(module), name)
             answer = os.fork()
             if answer == 0:
+                signal.alarm(300)  # a child that hangs ends, and its test fails rather than waits
                 try:
                     function(*request["args"])
                     os._exit(0)
