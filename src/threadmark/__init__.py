@@ -51,10 +51,22 @@ if TYPE_CHECKING:
         ToolPart,
         Usage,
     )
+    from .agents import (
+        Agent,
+        AgentResult,
+        AgentStream,
+        Event,
+        RequestContext,
+        Tool,
+        ToolContext,
+        tool,
+    )
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
     from .memory.turn import ThreadSpec
+    from .memory.working import WorkingMemory
+    from .models.base import Model
     from .stores.base import MessageChange, Store
     from .stores.sqlite import SQLiteStore
 
@@ -69,10 +81,15 @@ _HOMES = {
         "Run", "RunPage", "Speaker", "StepPart", "TextPart", "Thread", "ThreadClone", "ThreadPage",
         "ThreadSource", "ToolPart", "Usage",
     ),
+    ".agents": (
+        "Agent", "AgentResult", "AgentStream", "Event", "RequestContext", "Tool", "ToolContext", "tool",
+    ),
     ".memory.context": ("Block", "ContextReport"),
+    ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.turn": ("ThreadSpec",),
+    ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -94,6 +111,9 @@ def __dir__() -> list[str]:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
+    "AgentResult",
+    "AgentStream",
     "ApprovalError",
     "Block",
     "ConfigurationError",
@@ -102,16 +122,19 @@ __all__ = [
     "DataPart",
     "ErasureReceipt",
     "ErrorPart",
+    "Event",
     "FilePart",
     "Memory",
     "MemoryOptions",
     "Message",
     "MessageChange",
     "MessagePage",
+    "Model",
     "ModelError",
     "NotFoundError",
     "OwnershipError",
     "ReasoningPart",
+    "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
@@ -128,8 +151,12 @@ __all__ = [
     "ThreadSource",
     "ThreadSpec",
     "ThreadmarkError",
+    "Tool",
+    "ToolContext",
     "ToolPart",
     "TripwireError",
     "Usage",
     "ValidationError",
+    "WorkingMemory",
+    "tool",
 ]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from ._errors import StoreError, ValidationError
+from ._ids import utc
 from ._types import (
     DataPart,
     ErrorPart,
@@ -103,17 +104,19 @@ def part_to_dict(part: Part) -> dict[str, Json]:
 
 def part_from_dict(value: dict[str, Json]) -> Part:
     """The part of a JSON object. Raises `StoreError` for an unknown type or a missing field."""
+    if type(value) is not dict:
+        raise StoreError("a stored message has a part that is no JSON object")
     fields = dict(value)
     kind = fields.pop("type", None)
     make = _TYPES.get(str(kind))
     if make is None:
         raise StoreError(f"a stored message has a part of unknown type {kind!r}")
-    if make is FilePart and "data" in fields:
-        fields["data"] = base64.b64decode(fields["data"])
     try:
+        if make is FilePart and "data" in fields:
+            fields["data"] = base64.b64decode(fields["data"], validate=True)
         return make(**fields)
-    except TypeError:
-        raise StoreError(f"a stored part of type {kind!r} has missing or unknown fields") from None
+    except (TypeError, ValueError, ValidationError):
+        raise StoreError(f"a stored part of type {kind!r} has missing, unknown or damaged fields") from None
 
 
 def parts_to_json(parts: Iterable[Part]) -> str:
@@ -124,7 +127,13 @@ def parts_to_json(parts: Iterable[Part]) -> str:
 def parts_from_json(text: str) -> tuple[Part, ...]:
     """The parts of JSON text, equal to those that `parts_to_json` was given."""
     values = from_json(text)
-    if len(values) == 1 and values[0] == {"type": "text", "text": values[0].get("text")}:
+    if type(values) is not list:
+        raise StoreError("the parts of a stored message are damaged")
+    if (
+        len(values) == 1
+        and type(values[0]) is dict
+        and values[0] == {"type": "text", "text": values[0].get("text")}
+    ):
         return (TextPart(values[0]["text"]),)  # nine messages in ten
     return tuple([part_from_dict(value) for value in values])
 
@@ -138,7 +147,9 @@ def usage_from_dict(value: dict[str, int]) -> Usage:
 
 
 def time_to_text(moment: datetime) -> str:
-    """A time in UTC as ISO 8601 with microseconds and "Z": as text it sorts in order of time."""
+    """A time as ISO 8601 in UTC with microseconds and "Z": as text it sorts in order of time."""
+    if not isinstance(moment, datetime) or moment.tzinfo is not UTC:
+        moment = utc("a time", moment)
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 

@@ -13,6 +13,9 @@ from ._errors import ValidationError
 MAX_ID_BYTES = 512
 """Longest identifier in UTF-8 bytes: what the narrowest store behind the contract can index."""
 
+MAX_COUNT = 2**31 - 1
+"""Greatest page, size or number of messages that can be asked for; a product of two fits every database."""
+
 _METADATA_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
@@ -53,7 +56,42 @@ def check_count(name: str, value: object, *, least: int = 0) -> int:
         raise ValidationError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ValidationError(f"{name} must be at least {least}, not {value}")
+    if value > MAX_COUNT:
+        raise ValidationError(f"{name} must be at most {MAX_COUNT}")
     return value
+
+
+def check_text(name: str, value: object) -> str:
+    """Return `value` if it can stand in a text column of every database, else raise `ValidationError`.
+
+    That is a string of valid Unicode without NUL.
+    """
+    if not isinstance(value, str):
+        raise ValidationError(f"{name} must be a string, not {type(value).__name__}")
+    if "\x00" in value:
+        raise ValidationError(f"{name} contains a NUL character")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValidationError(f"{name} is not valid Unicode") from None
+    return value
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ValidationError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValidationError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def check_paging(page: object, per_page: object) -> tuple[int, int | None]:
+    """A page number and size. `per_page=None` is everything, on page 0. Raises `ValidationError`."""
+    number = check_count("page", page)
+    if per_page is None:
+        if number:
+            raise ValidationError("page must be 0 when per_page is None: everything is on one page")
+        return 0, None
+    return number, check_count("per_page", per_page)
 
 
 def check_metadata(value: object, *, kind: str = "metadata") -> dict[str, Any]:
@@ -103,6 +141,8 @@ def check_filter(metadata: Mapping[str, object] | None) -> dict[str, str | int |
             )
         if value is not None and not isinstance(value, (str, bool, int, float)):
             raise ValidationError(f"metadata filter {key!r} must be a scalar, not {type(value).__name__}")
+        if isinstance(value, str):
+            check_text(f"metadata filter {key!r}", value)
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValidationError(f"metadata filter {key!r} must fit in 64 bits")
         if isinstance(value, float):
@@ -117,7 +157,10 @@ def utc(name: str, value: object) -> datetime:
         raise ValidationError(f"{name} must be a datetime, not {type(value).__name__}")
     if value.tzinfo is UTC:
         return value
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValidationError(f"{name} is outside the years 1 to 9999 in UTC") from None
 
 
 def now() -> datetime:

@@ -12,10 +12,13 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CANCEL_GRACE = 30.0
+"""Seconds that an interrupted call has to store what it did."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -33,18 +36,50 @@ def background_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
+class _Outcome(Generic[T]):
+    """How a call ended, handed from the background loop to the thread that waits."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.value: T | None = None
+        self.error: BaseException | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    async def fill(self, call: Coroutine[Any, Any, T]) -> None:
+        # Nothing may escape into the loop: a KeyboardInterrupt or SystemExit there would end it for all.
+        try:
+            self.value = await call
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+
 def run_sync(call: Coroutine[Any, Any, T]) -> T:
-    """Run `call` to its end and return its value. Ctrl-C in the waiting thread cancels it."""
+    """Run `call` to its end and return its value.
+
+    Ctrl-C in the waiting thread cancels the call, waits until it has ended (so that what it stores then is
+    stored) and goes on; a second one waits no longer.
+    """
     loop = background_loop()
     if threading.current_thread().name == "threadmark-sync":
         call.close()
         raise RuntimeError("a sync call inside Threadmark's own event loop would wait for itself; use await")
-    future = asyncio.run_coroutine_threadsafe(call, loop)
+    outcome: _Outcome[T] = _Outcome()
+
+    def start() -> None:
+        outcome.task = loop.create_task(outcome.fill(call))
+
+    loop.call_soon_threadsafe(start)
     try:
-        return future.result()
+        outcome.ended.wait()
     except BaseException:
-        future.cancel()
+        loop.call_soon_threadsafe(lambda: outcome.task and outcome.task.cancel())
+        outcome.ended.wait(CANCEL_GRACE)
         raise
+    if outcome.error is not None:
+        raise outcome.error
+    return cast("T", outcome.value)
 
 
 def sync_twin(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

@@ -61,11 +61,11 @@ async def test_a_turn_is_stored_whole(memory: Memory) -> None:
 
 
 async def test_history_is_the_newest_messages(memory: Memory) -> None:
-    """`last_messages` of them, oldest first; the option can be given per call."""
+    """With `exact`, `last_messages` of them, oldest first; the option can be given per call."""
     for i in range(12):
         await (await opened(memory, f"q{i}")).commit(Message.assistant(f"a{i}"))
-    assert len((await opened(memory, "x")).history) == 10
-    turn = await opened(memory, "x", last_messages=3)
+    assert len((await opened(memory, "x", exact=True)).history) == 10
+    turn = await opened(memory, "x", last_messages=3, exact=True)
     assert [message.text for message in turn.history] == ["a10", "q11", "a11"]
     assert len((await opened(memory, "x", last_messages=None)).history) == 24
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .._errors import ValidationError
-from .._ids import check_count
 from .._types import Message, Role
 
 MessageInput: TypeAlias = str | Message | Mapping[str, Any]
@@ -38,13 +37,3 @@ def to_messages(value: MessageInput | Sequence[MessageInput], role: Role = "user
     if not isinstance(value, Sequence):
         raise ValidationError(f"messages must be a list of messages, not {type(value).__name__}")
     return [to_message(item, role) for item in value]
-
-
-def check_paging(page: object, per_page: object) -> tuple[int, int | None]:
-    """A page number and size. `per_page=None` is everything, on page 0. Raises `ValidationError`."""
-    number = check_count("page", page)
-    if per_page is None:
-        if number:
-            raise ValidationError("page must be 0 when per_page is None: everything is on one page")
-        return 0, None
-    return number, check_count("per_page", per_page)

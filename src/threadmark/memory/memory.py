@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from .. import _ids
 from .._errors import ConfigurationError
@@ -18,6 +18,7 @@ from .admin import Admin
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
 from .turn import ThreadSpec, Turn, open_turn
+from .working import WorkingMemory
 
 
 class Memory:
@@ -51,6 +52,18 @@ class Memory:
     def resource(self, id: str) -> Resource:
         """The scoped handle on one owner's memory. Raises `ValidationError` for an empty or bad id."""
         return Resource(self, id)
+
+    def working_memory_settings(self, scope: Literal["resource", "thread"]) -> WorkingMemory:
+        """Settings of the working memory kept for each `scope`; those of text when it is off.
+
+        Raises `ConfigurationError` if it is kept for the other scope.
+        """
+        settings = self.settings.working_memory or WorkingMemory(scope=scope)
+        if settings.scope != scope:
+            raise ConfigurationError(
+                f"this memory keeps working memory for each {settings.scope}, not for each {scope}"
+            )
+        return settings
 
     async def open_turn(
         self,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .._errors import ConfigurationError
 from .._ids import check_count
+
+if TYPE_CHECKING:
+    from .working import WorkingMemory
 
 DEFAULT_LAST_MESSAGES = 10
 
@@ -19,6 +22,7 @@ _HINTS = {
     "threadId": "thread",
     "lastMessages": "last_messages",
     "readOnly": "read_only",
+    "workingMemory": "working_memory",
     "options": "the options themselves, as keyword arguments",
 }
 
@@ -26,8 +30,17 @@ _HINTS = {
 class MemoryOptions(TypedDict, total=False):
     """Options of `Memory(...)`, of `agent.generate(...)` and of `agent.stream(...)`.
 
-    last_messages: How many of the thread's newest messages the model sees; default 10. `False` or 0: none are
-        loaded, and none of the turn is stored. `None`: all.
+    last_messages: How many of the thread's newest messages the model sees at least; default 10. `False` or
+        0: none are loaded, and none of the turn is stored. `None`: all.
+    exact: Show exactly `last_messages`, the window moving with every turn; default false. Otherwise the
+        window stands still while it grows and then moves in one step, so that prompts begin the same and
+        the provider's prefix cache holds.
+    history_slack: How far the window may grow beyond `last_messages` before it moves; default 8 times
+        `last_messages`, at least 40. Not used with `exact`.
+    max_context_tokens: Most tokens (estimated) of the whole prompt; default none. Working memory may take
+        three tenths, history gets what is left and loses its oldest messages first. Instructions and the
+        new message are never dropped. The result's `context` names what was.
+    working_memory: `True`, or `WorkingMemory(...)` with its settings; default false.
     read_only: The turn reads memory and writes nothing, not even the thread; default false.
     save_user_first: Store the user's message before the model is called, and each finished step as it comes,
         so that they survive the death of the process; default false: the whole turn is one transaction, and
@@ -35,17 +48,32 @@ class MemoryOptions(TypedDict, total=False):
     """
 
     last_messages: int | bool | None
+    exact: bool
+    history_slack: int | None
+    max_context_tokens: int | None
+    working_memory: bool | WorkingMemory
     read_only: bool
     save_user_first: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySettings:
-    """Checked options. `last_messages=None` is all messages, 0 none."""
+    """Checked options. `last_messages=None` is all messages, 0 none; `working_memory=None` is off."""
 
     last_messages: int | None = DEFAULT_LAST_MESSAGES
+    exact: bool = False
+    history_slack: int | None = None
+    max_context_tokens: int | None = None
+    working_memory: WorkingMemory | None = None
     read_only: bool = False
     save_user_first: bool = False
+
+    @property
+    def slack(self) -> int:
+        """How far the window of history may grow beyond `last_messages`."""
+        if self.exact or not self.last_messages:
+            return 0
+        return max(40, 8 * self.last_messages) if self.history_slack is None else self.history_slack
 
     def merge(self, options: Mapping[str, Any]) -> MemorySettings:
         """These settings with `options` over them. Raises `ConfigurationError` naming an unknown option."""
@@ -54,17 +82,35 @@ class MemorySettings:
         known = {field.name for field in fields(self)}
         for name in options:
             if name not in known:
-                hint = f"; did you mean {_HINTS[name]}?" if name in _HINTS else ""
+                hint = f"; did you mean {_HINTS[name]}?" if name in _HINTS else "."
                 raise ConfigurationError(
-                    f"unknown option {name!r}{hint} Options are: {', '.join(sorted(known))}"
+                    f"unknown option {name!r}{hint} Options of memory are {', '.join(sorted(known))}."
                 )
         checked = dict(options)
         if "last_messages" in checked:
             checked["last_messages"] = _last_messages(checked["last_messages"])
-        for name in ("read_only", "save_user_first"):
+        for name, least in (("history_slack", 0), ("max_context_tokens", 1)):
+            if checked.get(name) is not None:
+                check_count(name, checked[name], least=least)
+        for name in ("read_only", "save_user_first", "exact"):
             if name in checked and not isinstance(checked[name], bool):
                 raise ConfigurationError(f"{name} must be True or False, not {checked[name]!r}")
+        if "working_memory" in checked:
+            checked["working_memory"] = self._working_memory(checked["working_memory"])
         return replace(self, **checked)
+
+    def _working_memory(self, value: object) -> WorkingMemory | None:
+        from .working import WorkingMemory
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.working_memory or WorkingMemory()
+        if isinstance(value, WorkingMemory):
+            return value
+        raise ConfigurationError(
+            f"working_memory must be True, False or WorkingMemory(...), not {type(value).__name__}"
+        )
 
 
 def _last_messages(value: object) -> int | None:

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .._codec import part_to_dict, time_to_text
-from .._ids import check_filter, check_id, utc
+from .._ids import check_filter, check_id, check_paging, utc
 from .._sync import sync_twin
 from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
 from ..stores.base import Direction, MessageQuery, Scalar, ThreadQuery
-from ._inputs import check_paging
 from .threads import ThreadHandle, Threads
+from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -35,6 +35,12 @@ class Resource:
 
     def __repr__(self) -> str:
         return f"<resource {self.id!r}>"
+
+    @property
+    def working_memory(self) -> WorkingMemoryHandle:
+        """This owner's working memory. Raises `ConfigurationError` if each thread has its own."""
+        settings = self._memory.working_memory_settings("resource")
+        return WorkingMemoryHandle(self._memory, self.id, None, settings)
 
     def thread(self, id: str) -> ThreadHandle:
         """A handle on one thread of this owner, which may not exist yet."""
@@ -86,17 +92,32 @@ class Resource:
         return await self._store.erase(self.id, now=self._memory.now(), scrub=scrub)
 
     async def export(self) -> dict[str, Any]:
-        """All of this owner as JSON: `format`, `resource_id`, `exported_at` and `threads`.
+        """All of this owner as JSON: `format`, `resource_id`, `exported_at`, `working_memory` and `threads`.
 
-        Each thread has its fields, its `messages` in order and its `runs`. Threads come oldest first.
+        Each thread has its fields, its `messages` in order, its `runs` and its `working_memory`. Threads and
+        versions of working memory come oldest first.
         """
         page = await self._store.list_threads(self.id, ThreadQuery(per_page=None, direction="asc"))
         return {
             "format": ARCHIVE_FORMAT,
             "resource_id": self.id,
             "exported_at": time_to_text(self._memory.now()),
+            "working_memory": await self._export_working_memory(None),
             "threads": [await self._export_thread(thread) for thread in page],
         }
+
+    async def _export_working_memory(self, thread_id: str | None) -> list[dict[str, Any]]:
+        versions = await self._store.list_working_memory(self.id, thread_id=thread_id, limit=None)
+        return [
+            {
+                "version": version.version,
+                "content": version.content,
+                "changed_by": version.changed_by,
+                "run_id": version.run_id,
+                "created_at": time_to_text(version.created_at),
+            }
+            for version in reversed(versions)
+        ]
 
     async def _export_thread(self, thread: Thread) -> dict[str, Any]:
         messages = await self._store.list_messages(self.id, MessageQuery(thread_id=thread.id))
@@ -109,6 +130,7 @@ class Resource:
             "updated_at": time_to_text(thread.updated_at),
             "messages": [_message(message) for message in messages],
             "runs": [_run(run) for run in reversed(runs.runs)],
+            "working_memory": await self._export_working_memory(thread.id),
         }
 
     message_sync = sync_twin(message)

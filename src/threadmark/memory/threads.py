@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING, get_args
 
 from .._errors import NotFoundError, ValidationError
-from .._ids import check_count, check_filter, check_id, check_metadata, new_id, utc
+from .._ids import (
+    check_choice,
+    check_count,
+    check_filter,
+    check_id,
+    check_metadata,
+    check_paging,
+    new_id,
+    utc,
+)
 from .._sync import sync_twin
 from .._types import (
     ErasureReceipt,
@@ -34,7 +43,8 @@ from ..stores.base import (
     ThreadQuery,
     TurnWrite,
 )
-from ._inputs import MessageInput, check_paging, to_messages
+from ._inputs import MessageInput, to_messages
+from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -103,8 +113,8 @@ class Threads:
         Raises `ValidationError` for a negative or fractional page, an unknown order or an unsafe key.
         """
         number, size = check_paging(page, per_page)
-        _check_choice("order_by", order_by, get_args(OrderField))
-        _check_choice("direction", direction, get_args(Direction))
+        check_choice("order_by", order_by, get_args(OrderField))
+        check_choice("direction", direction, get_args(Direction))
         query = ThreadQuery(
             page=number,
             per_page=size,
@@ -130,6 +140,12 @@ class ThreadHandle:
 
     def __repr__(self) -> str:
         return f"<thread {self.id!r} of {self._resource!r}>"
+
+    @property
+    def working_memory(self) -> WorkingMemoryHandle:
+        """This thread's working memory. Raises `ConfigurationError` if the owner has one for all."""
+        settings = self._memory.working_memory_settings("thread")
+        return WorkingMemoryHandle(self._memory, self._resource, self.id, settings)
 
     async def get(self) -> Thread | None:
         """The thread's record, or `None` if this owner has none of that id."""
@@ -233,7 +249,7 @@ class ThreadHandle:
         size = self._memory.settings.last_messages if isinstance(per_page, Default) else per_page
         number, checked = check_paging(page, size)
         if order is not None:
-            _check_choice("order", order, get_args(Direction))
+            check_choice("order", order, get_args(Direction))
         if isinstance(per_page, Default) and checked == 0:
             return MessagePage(messages=(), total=0, page=number, per_page=0, has_more=False)
         query = MessageQuery(
@@ -392,8 +408,3 @@ def clone_request(
         message_ids=None if message_ids is None else tuple(message_ids),
         owner=owner,
     )
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValidationError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")

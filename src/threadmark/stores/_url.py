@@ -37,6 +37,8 @@ def open_store(url: str) -> Store:
     if path and not path.startswith("/"):
         raise ConfigurationError(f"{url!r} needs three slashes before a file name: 'sqlite:///{path}'")
     name = unquote(path[1:])
+    if path and not name:
+        raise ConfigurationError(f"{url!r} names no file; for memory write 'sqlite://'")
     options: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in _SQLITE:

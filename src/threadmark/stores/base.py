@@ -19,8 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
+from .._ids import check_choice, check_count, check_filter, check_paging
 from .._types import (
     ErasureReceipt,
     FinishReason,
@@ -47,7 +48,8 @@ class ThreadQuery:
     """Which threads, in which order. Ties are broken by order of creation, in the same direction.
 
     `per_page=None` means all (then `page` is 0). `metadata` holds exact scalar matches, all of which must
-    hold; `None` matches only an explicit null.
+    hold; `None` matches only an explicit null. Raises `ValidationError` for what makes no sense, so that
+    no store has to.
     """
 
     page: int = 0
@@ -55,6 +57,12 @@ class ThreadQuery:
     order_by: OrderField = "created_at"
     direction: Direction = "desc"
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_paging(self.page, self.per_page)
+        check_choice("order_by", self.order_by, get_args(OrderField))
+        check_choice("direction", self.direction, get_args(Direction))
+        check_filter(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,8 @@ class MessageQuery:
     `order=None`: pages are counted from the newest message, each page reads oldest first. "asc": pages
     from the oldest. "desc": pages from the newest, each newest first. `since` and `until` bound
     `created_at`, both included unless the matching `exclude_` flag is set. `thread_id=None`: the owner's
-    messages of all threads, ordered by `created_at`, then by order of saving.
+    messages of all threads, ordered by `created_at`, then by order of saving. Raises `ValidationError` for
+    what makes no sense, so that no store has to.
     """
 
     thread_id: str | None = None
@@ -79,6 +88,12 @@ class MessageQuery:
     speaker_id: str | None = None
     run_id: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_paging(self.page, self.per_page)
+        if self.order is not None:
+            check_choice("order", self.order, get_args(Direction))
+        check_filter(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +153,10 @@ class CloneRequest:
     message_ids: tuple[str, ...] | None = None
     owner: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            check_count("last", self.last)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkingMemoryWrite:
@@ -155,19 +174,37 @@ class WorkingMemoryWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What a thread's last turn showed to the model first; kept so that the next turn can begin the same.
+
+    `seq` is the first message shown, `memory` the version of the working memory that stood before it (0:
+    none), `fingerprint` identifies the text of all that was shown.
+    """
+
+    seq: int = 0
+    memory: int = 0
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnQuery:
     """What the opening of a turn reads, in one consistent view.
 
-    `last` is the number of newest messages wanted, `known_ids` the ids of messages that the caller holds
-    and whose stored copies it wants, `run_id` a run it wants to find, `working_memory` the scope of the
-    working memory it wants.
+    `last` is the number of newest messages wanted; with `slack`, all from the thread's window on, up to that
+    many more. `known_ids` are the ids of messages that the caller holds and whose stored copies it wants,
+    `run_id` a run it wants to find, `working_memory` the scope of the working memory it wants.
     """
 
     thread_id: str
     last: int | None = 10
+    slack: int = 0
     working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            check_count("last", self.last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +216,9 @@ class TurnState:
     known: Mapping[str, Message] = field(default_factory=dict)
     run: Run | None = None
     working_memory: WorkingMemoryVersion | None = None
+    window: Window = field(default_factory=Window)
+    shown_memory: WorkingMemoryVersion | None = None
+    """The version of the working memory that `window` names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +244,8 @@ class TurnWrite:
     The thread is created with `title` and `metadata` if it does not exist; if it does, `title` is ignored
     and `metadata` merged. With `create=False` a missing thread raises `NotFoundError`. A message whose id
     is in the thread already replaces that message's content and keeps its `seq` and `created_at`; one
-    whose id the owner uses in another thread raises `ConflictError`.
+    whose id the owner uses in another thread raises `ConflictError`. Messages without a `run_id` get that of
+    `run`; those without a `created_at` get `now`; system messages are left out.
     """
 
     thread_id: str
@@ -215,6 +256,7 @@ class TurnWrite:
     create: bool = True
     run: RunWrite | None = None
     working_memory: WorkingMemoryWrite | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def translate(error: Exception, path: str) -> StoreError:
         return StoreError(f"{where} is read-only")
     if primary == _FULL:
         return StoreError(f"{where} cannot grow: the disk is full or its size limit is reached")
-    if primary == _CORRUPT:
+    if primary == _CORRUPT or isinstance(error, UnicodeDecodeError):
         return StoreError(f"{where} is damaged; restore a backup ({error})")
     if primary == _CANTOPEN:
         return StoreError(f"{where} cannot be opened: is the folder there, and is it a file?")

@@ -20,6 +20,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -113,11 +114,12 @@ class Engine:
         self._max_readers = 0 if path == ":memory:" else readers
         self._busy_timeout = busy_timeout
         self._flushes = flushes
-        self._lock = threading.Lock()
+        # Reentrant, because a finalizer may stop the engine wherever memory is collected.
+        self._lock = threading.RLock()
         self._reset()
+        _engines.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._writes: _Queue = SimpleQueue()
         self._reads: _Queue = SimpleQueue()
         self._writer: threading.Thread | None = None
@@ -146,14 +148,14 @@ class Engine:
 
     async def read(self, job: Job[T]) -> T:
         """Run `job` on one consistent view of the database."""
-        if self._shared.connection is None or self._pid != os.getpid():
-            await self.write(lambda _: None)  # the writer creates or upgrades the schema first
+        if self._shared.connection is None:
+            # The writer opens first and creates or upgrades the schema, without a lock if there is no need.
+            await self.write(lambda _: None, "exclusive")
         call = _Call(job, "transaction")
         if not self._max_readers:
             self._put_write(call)
         else:
             with self._lock:
-                self._check_process()
                 self._waiting_reads += 1
                 if not self._readers or self._waiting_reads > len(self._readers) < self._max_readers:
                     self._readers.append(self._start(self._serve_reads, self._reads))
@@ -163,28 +165,47 @@ class Engine:
 
     async def close(self) -> None:
         """Finish what was accepted, then close all connections."""
+        await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self.stop()))
+
+    def stop(self) -> list[threading.Thread]:
+        """Tell the threads to finish and close their connections. The next operation starts others."""
         with self._lock:
-            if self._pid != os.getpid() or self._writer is None:
-                self._reset()
-                return
-            threads = [self._writer, *self._readers]
-            self._writes.put("stop")
-            for _ in self._readers:
+            threads = self._readers
+            for _ in threads:
                 self._reads.put("stop")
+            if self._writer is not None:
+                threads = [self._writer, *threads]
+                self._writes.put("stop")
             self._reset()
-        await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))
+        return threads
+
+    def before_fork(self) -> None:
+        """Close all connections, and let nobody open one until the fork is done."""
+        if self._path == ":memory:":
+            self._lock.acquire()
+            self._shared.lock.acquire()
+            return
+        while True:
+            for thread in self.stop():
+                thread.join()
+            self._lock.acquire()
+            if self._writer is None and not self._readers:
+                return
+            self._lock.release()
+
+    def after_fork(self, child: bool) -> None:
+        """Let operations go on. A child goes on with a copy of what is in memory."""
+        if self._path == ":memory:":
+            if child:  # the thread is the parent's, and so is what waits for it
+                self._writes, self._writer = SimpleQueue(), None
+            self._shared.lock.release()
+        self._lock.release()
 
     def _put_write(self, call: _Call) -> None:
         with self._lock:
-            self._check_process()
             if self._writer is None:
                 self._writer = self._start(self._serve_writes, self._writes, self._shared)
             self._writes.put(call)
-
-    def _check_process(self) -> None:
-        # Threads do not survive a fork, and SQLite forbids using the parent's connections: start afresh.
-        if self._pid != os.getpid():
-            self._reset()
 
     def _start(self, target: Callable[..., None], *args: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=args, name="threadmark-sqlite", daemon=True)
@@ -200,12 +221,13 @@ class Engine:
             return False
         try:
             connection = shared.connection
-            if connection is None or not self._writes.empty() or self._pid != os.getpid():
+            if connection is None or not self._writes.empty():
                 return False
             connection.set_busy_timeout(0)
             try:
                 connection.execute(self._begin)
-            except Exception as error:
+            except BaseException as error:
+                _rollback(connection)  # an interrupt may come after it has begun
                 if isinstance(self._translated(error), StoreBusyError):
                     return False
                 call.error = self._translated(error)
@@ -276,6 +298,7 @@ class Engine:
         try:
             connection.execute(self._begin)
         except BaseException as error:
+            _rollback(connection)
             call.error = self._translated(error)
         else:
             self._finish(connection, call)
@@ -284,6 +307,7 @@ class Engine:
         try:
             connection.execute(self._begin)
         except BaseException as error:
+            _rollback(connection)
             for call in calls:
                 call.error = self._translated(error)
             return
@@ -357,11 +381,39 @@ class Engine:
     def _translated(self, error: BaseException) -> BaseException:
         if isinstance(error, ThreadmarkError) or not isinstance(error, Exception):
             return error
-        if type(error).__module__ in ("apsw", "sqlite3"):
+        # Text that is not UTF-8 can only come from a damaged file: what goes in is checked before.
+        if type(error).__module__ in ("apsw", "sqlite3") or isinstance(error, UnicodeDecodeError):
             translated = translate(error, self._path)
             translated.__cause__ = error
             return translated
         return error
+
+
+# SQLite keeps its file locks in a table of its own per process. A forked child inherits that table, but not
+# the locks: it would write unlocked, and lose what it writes, even through connections of its own. So no
+# connection to a file may be open while a process forks.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_forking: list[Engine] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_engines)
+    for engine in _forking:
+        engine.before_fork()
+
+
+def _after_fork(child: bool) -> None:
+    for engine in _forking:
+        engine.after_fork(child)
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(False),
+        after_in_child=lambda: _after_fork(True),
+    )
 
 
 def _take(queue: _Queue) -> tuple[list[_Call], bool, bool]:

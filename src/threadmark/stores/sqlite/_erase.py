@@ -38,7 +38,17 @@ def scrub(db: Connection) -> bool:
     unused part when it moved rows between pages: only a rebuilt file is certain. False if another process is
     reading an older state, which keeps the log alive; scrubbing again later finishes the job.
     """
-    db.execute("VACUUM")
+    # The copy that it makes can be as large as the file: better on the disk than in memory.
+    db.execute("PRAGMA temp_store=FILE")
+    try:
+        db.execute("VACUUM")
+    finally:
+        db.execute("PRAGMA temp_store=MEMORY")
+    return empty_log(db)
+
+
+def empty_log(db: Connection) -> bool:
+    """Empty the write-ahead log, outside any transaction. False if somebody still reads from it."""
     if db.execute("PRAGMA journal_mode")[0][0] != "wal":
         return True
     busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)")[0]

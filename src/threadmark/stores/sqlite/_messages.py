@@ -8,7 +8,7 @@ from typing import Any
 
 from ..._codec import parts_to_json, time_to_text, to_json
 from ..._errors import ConflictError
-from ..._ids import check_filter, check_metadata
+from ..._ids import check_filter, check_id, check_metadata
 from ..._types import Message, MessagePage
 from ..base import MessageChange, MessageQuery
 from . import _threads
@@ -41,6 +41,7 @@ def save(
     last_seq: int,
     batch: Sequence[Message],
     at: datetime,
+    run_id: str | None,
 ) -> tuple[list[tuple[int, str]], int]:
     """Insert messages after `last_seq`, or replace those whose id the thread has.
 
@@ -49,7 +50,7 @@ def save(
     placed: list[tuple[int, str]] = []
     base, seq = first_key(number), last_seq
     for message in batch:
-        row = message_to_row(message, at)
+        row = message_to_row(message, at, run_id)
         db.execute(_INSERT, (base + seq + 1, owner, thread_id, seq + 1, *row))
         if db.changes():
             seq += 1
@@ -66,11 +67,11 @@ def save(
     return placed, seq - last_seq
 
 
-def newest(db: Connection, number: int, count: int | None) -> list[Message]:
-    """The newest `count` messages of a thread, oldest first; all when `None`."""
+def newest(db: Connection, number: int, count: int | None, since_seq: int = 0) -> list[Message]:
+    """The newest `count` messages of a thread from `since_seq` on, oldest first; all when `None`."""
     rows = db.execute(
         f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT ?",
-        (first_key(number), last_key(number), -1 if count is None else count),
+        (first_key(number) + since_seq, last_key(number), -1 if count is None else count),
     )
     return [message_from_row(row) for row in reversed(rows)]
 
@@ -124,10 +125,10 @@ def _conditions(query: MessageQuery) -> tuple[str, list[Any]]:
         params.append(to_json(list(query.roles)))
     if query.speaker_id is not None:
         sql += " AND speaker_id = ?"
-        params.append(query.speaker_id)
+        params.append(check_id("speaker", query.speaker_id))
     if query.run_id is not None:
         sql += " AND run_id = ?"
-        params.append(query.run_id)
+        params.append(check_id("run", query.run_id))
     return sql, params
 
 
@@ -136,8 +137,8 @@ def by_ids(
 ) -> list[Message]:
     found: dict[int, Row] = {}
     only = "" if thread_id is None else " AND thread_id = ?"
-    extra = () if thread_id is None else (thread_id,)
-    for id_ in dict.fromkeys(ids):
+    extra = () if thread_id is None else (check_id("thread", thread_id),)
+    for id_ in dict.fromkeys([check_id("message", id_) for id_ in ids]):
         rows = db.execute(
             f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE resource_id = ? AND id = ?{only}",
             (owner, id_, *extra),
@@ -172,7 +173,7 @@ def update(
     for change in changes:
         rows = db.execute(
             f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE resource_id = ? AND id = ? AND thread_id = ?",
-            (owner, change.id, thread_id),
+            (owner, check_id("message", change.id), thread_id),
         )
         if not rows:
             continue
@@ -196,7 +197,7 @@ def delete(db: Connection, owner: str, thread_id: str, ids: Sequence[str], now: 
     if thread is None:
         return []
     gone = []
-    for id_ in dict.fromkeys(ids):
+    for id_ in dict.fromkeys([check_id("message", id_) for id_ in ids]):
         db.execute(
             "DELETE FROM messages WHERE resource_id = ? AND id = ? AND thread_id = ?",
             (owner, id_, thread_id),

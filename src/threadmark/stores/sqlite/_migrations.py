@@ -91,7 +91,13 @@ def m001_threads_messages_runs(db: Connection) -> None:
 
 
 def m002_working_memory(db: Connection) -> None:
-    """Working memory, as versions that are only added. `thread_number` is 0 for the resource's own."""
+    """Working memory, as versions that are only added, and what each thread last showed to a model.
+
+    `working_memory.thread_number` is 0 for the resource's own.
+    """
+    db.execute("ALTER TABLE threads ADD COLUMN window_seq INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE threads ADD COLUMN window_memory INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE threads ADD COLUMN window_fingerprint TEXT NOT NULL DEFAULT ''")
     db.execute(
         """CREATE TABLE working_memory (
              resource_id TEXT NOT NULL,
@@ -117,8 +123,7 @@ def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATI
     version = _version(db)  # another process may have been faster
     _refuse_newer(version, path, migrations)
     if version == 0:
-        if db.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise StoreError(f"{path!r} is a SQLite database of another program")
+        recognise(db, path)
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(
             """CREATE TABLE schema_migrations (
@@ -134,6 +139,14 @@ def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATI
             (number, migration.__name__, time_to_text(now())),
         )
     db.execute("COMMIT")
+
+
+def recognise(db: Connection, path: str) -> None:
+    """Refuse a database of another program, before anything of it is changed. An empty file is welcome."""
+    if db.execute("PRAGMA application_id")[0][0] == APPLICATION_ID:
+        return
+    if db.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+        raise StoreError(f"{path!r} is a SQLite database of another program")
 
 
 def check(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -15,8 +15,7 @@ from ..._codec import (
     to_json,
     usage_from_dict,
 )
-from ..._errors import ValidationError
-from ..._ids import check_id
+from ..._ids import check_id, check_text
 from ..._types import Message, Run, Speaker, Thread, ThreadSource
 from ._driver import Row
 
@@ -25,7 +24,8 @@ SEQ_BITS = 32
 
 THREAD_COLUMNS = (
     "number, resource_id, id, title, title_source, metadata, created_at, updated_at, message_count, "
-    "last_seq, version, source_thread_id, source_message_id, cloned_at"
+    "last_seq, version, source_thread_id, source_message_id, cloned_at, "
+    "window_seq, window_memory, window_fingerprint"
 )
 MESSAGE_COLUMNS = (
     "key, thread_id, seq, id, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, "
@@ -81,18 +81,19 @@ def message_from_row(row: Row) -> Message:
     )
 
 
-def message_to_row(message: Message, at: datetime) -> tuple[Any, ...]:
-    """The columns of a message that its own fields decide: from `id` to `created_at`."""
+def message_to_row(message: Message, at: datetime, run_id: str | None) -> tuple[Any, ...]:
+    """The columns of a message from `id` to `created_at`; `at` and `run_id` are for those without."""
     speaker = message.speaker
+    run_id = run_id if message.run_id is None else message.run_id
     return (
         check_id("message", message.id),
         message.role,
         None if speaker is None else check_id("speaker", speaker.id),
-        None if speaker is None else check_text("speaker name", speaker.name),
-        None if speaker is None else check_text("speaker role", speaker.role),
+        None if speaker is None else optional_text("speaker name", speaker.name),
+        None if speaker is None else optional_text("speaker role", speaker.role),
         parts_to_json(message.parts),
         to_json(message.metadata, "message metadata") if message.metadata else None,
-        None if message.run_id is None else check_id("run", message.run_id),
+        None if run_id is None else check_id("run", run_id),
         time_to_text(message.created_at or at),
     )
 
@@ -113,20 +114,9 @@ def run_from_row(row: Row) -> Run:
     )
 
 
-def check_text(name: str, value: str | None) -> str | None:
-    """`value` if it can stand in a text column of every database: valid Unicode without NUL."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValidationError(f"{name} must be a string, not {type(value).__name__}")
-    if "\x00" in value:
-        raise ValidationError(f"{name} contains a NUL character")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValidationError(f"{name} is not valid Unicode") from None
-    return value
+def optional_text(name: str, value: str | None) -> str | None:
+    """`None`, or text that can stand in a text column of every database."""
+    return None if value is None else check_text(name, value)
 
 
 def metadata_clauses(column: str, filters: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -143,4 +133,8 @@ def metadata_clauses(column: str, filters: Mapping[str, Any]) -> tuple[str, list
             kinds = "('text')" if isinstance(value, str) else "('integer', 'real')"
             sql.append(f" AND json_type({column}, ?) IN {kinds} AND json_extract({column}, ?) = ?")
             params += [path, path, value]
+        if isinstance(value, str):
+            # Older SQLite ends text at a NUL: "a\0b" would pass for "a". No filter holds one.
+            sql.append(f" AND instr(replace({column} -> ?, '\\\\', ''), '\\u0000') = 0")
+            params.append(path)
     return "".join(sql), params

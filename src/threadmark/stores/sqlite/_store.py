@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import ClassVar, Literal
 
 from ..._errors import ConfigurationError, StoreError
-from ..._ids import check_id
+from ..._ids import check_count, check_id, check_paging, check_text
 from ..._types import (
     ErasureReceipt,
     Message,
@@ -40,15 +43,56 @@ from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._rows import thread_from_row
 
-_SHORT = (8, 32, 100_000)
-"""Messages, parts each, and characters each, up to which a turn is written on the caller's thread."""
+SHORT = 100_000
+"""Characters up to which a turn is written on the caller's thread, counted over all that it holds."""
 
 
 def _is_short(write: TurnWrite) -> bool:
-    messages, parts, characters = _SHORT
-    return len(write.messages) <= messages and all(
-        len(message.parts) <= parts and len(message.text) <= characters for message in write.messages
-    )
+    room = SHORT
+    for message in write.messages:
+        for part in message.parts:
+            for name in part.__slots__:
+                room = _less(room, getattr(part, name))
+                if room < 0:
+                    return False
+    return True
+
+
+def _less(room: int, value: object) -> int:
+    """What of `room` is left after `value`; stops looking once nothing is."""
+    if isinstance(value, (str, bytes)):
+        return room - len(value) - 8
+    if isinstance(value, (Mapping, list, tuple)):
+        for item in value.items() if isinstance(value, Mapping) else value:
+            room = _less(room, item)
+            if room < 0:
+                break
+        return room
+    return room - 8
+
+
+def _configure(path: str, read_only: bool, durability: str, db: Connection, reader: bool) -> None:
+    if not reader:
+        _migrations.recognise(db, path)
+    in_file = not read_only and path != ":memory:"
+    # The mode is kept in the file; asking first avoids the exclusive lock that a switch needs.
+    if in_file and not reader and db.execute("PRAGMA journal_mode")[0][0] != "wal":
+        db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={durability.upper()}")
+    db.execute("PRAGMA temp_store=MEMORY")
+    db.execute("PRAGMA query_only=ON" if reader else "PRAGMA secure_delete=ON")
+
+
+def _prepare(path: str, read_only: bool, db: Connection) -> None:
+    if read_only:
+        _migrations.check(db, path)
+    else:
+        _migrations.migrate(db, path)
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 86_400:
+        raise ConfigurationError(f"{name} must be seconds between 0 and 86400, not {value!r}")
 
 
 class SQLiteStore(Store):
@@ -84,40 +128,30 @@ class SQLiteStore(Store):
             raise ConfigurationError("the path of a SQLite store is empty; use `None` for memory")
         if not path and read_only:
             raise ConfigurationError("a database in memory cannot be opened read-only")
-        self._path = path or ":memory:"
-        self._durability = durability
-        self._read_only = read_only
+        # An absolute path: the process may change its folder between connections.
+        self._path = os.path.abspath(path) if path else ":memory:"
+        _check_seconds("busy_timeout", busy_timeout)
+        check_count("readers", readers, least=1)
+        if self._path == ":memory:":
+            # It ends with this object, and nobody else can reach it.
+            vars(self)["capabilities"] = frozenset({"scrub"})
+        self._unscrubbed = False
         self._engine = Engine(
             self._path,
             find_driver(driver) if isinstance(driver, str) else driver,
-            prepare=self._prepare,
-            configure=self._configure,
+            # Not methods: the engine's threads must not keep the store alive.
+            prepare=partial(_prepare, self._path, read_only),
+            configure=partial(_configure, self._path, read_only, durability),
             read_only=read_only,
             readers=readers,
             busy_timeout=busy_timeout,
             flushes=durability == "full",
         )
+        # A store that nobody holds any more lets go of its threads and files.
+        weakref.finalize(self, self._engine.stop).atexit = False
 
     def __repr__(self) -> str:
         return f"SQLiteStore({None if self._path == ':memory:' else self._path!r})"
-
-    def _configure(self, db: Connection, reader: bool) -> None:
-        in_file = not self._read_only and self._path != ":memory:"
-        # The mode is kept in the file; asking first avoids the exclusive lock that a switch needs.
-        if in_file and not reader and db.execute("PRAGMA journal_mode")[0][0] != "wal":
-            db.execute("PRAGMA journal_mode=WAL")
-        db.execute(f"PRAGMA synchronous={self._durability.upper()}")
-        db.execute("PRAGMA temp_store=MEMORY")
-        if reader:
-            db.execute("PRAGMA query_only=ON")
-        else:
-            db.execute("PRAGMA secure_delete=ON")
-
-    def _prepare(self, db: Connection) -> None:
-        if self._read_only:
-            _migrations.check(db, self._path)
-        else:
-            _migrations.migrate(db, self._path)
 
     async def open(self) -> None:
         await self._engine.read(lambda _: None)
@@ -156,6 +190,7 @@ class SQLiteStore(Store):
 
     async def clone_history(self, owner: str, thread_id: str) -> list[Thread]:
         check_id("resource", owner)
+        check_id("thread", thread_id)
         return await self._engine.read(lambda db: _threads.history(db, owner, thread_id))
 
     async def list_clones(self, owner: str, thread_id: str, *, all_owners: bool = False) -> list[Thread]:
@@ -176,6 +211,8 @@ class SQLiteStore(Store):
         self, owner: str, ids: Sequence[str], *, thread_id: str | None = None, before: int = 0, after: int = 0
     ) -> list[Message]:
         check_id("resource", owner)
+        check_count("before", before)
+        check_count("after", after)
         return await self._engine.read(lambda db: _messages.by_ids(db, owner, ids, thread_id, before, after))
 
     async def update_messages(
@@ -214,6 +251,7 @@ class SQLiteStore(Store):
         per_page: int | None = 100,
     ) -> RunPage:
         check_id("resource", owner)
+        check_paging(page, per_page)
         return await self._engine.read(
             lambda db: _turns.list_runs(db, owner, thread_id, status, page, per_page)
         )
@@ -230,6 +268,8 @@ class SQLiteStore(Store):
         self, owner: str, *, thread_id: str | None = None, limit: int | None = 100
     ) -> list[WorkingMemoryVersion]:
         check_id("resource", owner)
+        if limit is not None:
+            check_count("limit", limit)
 
         def job(db: Connection) -> list[WorkingMemoryVersion]:
             row = None if thread_id is None else _threads.find(db, owner, thread_id)
@@ -260,19 +300,28 @@ class SQLiteStore(Store):
         receipt = await self._engine.write(lambda db: _erase.erase(db, owner, thread_id, now))
         if not scrub:
             return receipt
+        if not receipt.removed and not self._unscrubbed:
+            # Nothing to remove is no reason to rewrite a file; an earlier scrub may still wait for the log.
+            return replace(receipt, scrubbed=await self._engine.write(_erase.empty_log, "exclusive"))
         try:
-            return replace(receipt, scrubbed=await self._engine.write(_erase.scrub, "exclusive"))
+            self._unscrubbed = True
+            scrubbed = await self._engine.write(_erase.scrub, "exclusive")
+            self._unscrubbed = False
+            return replace(receipt, scrubbed=scrubbed)
         except StoreError:
             # The rows are gone; only their bytes may still be in the file, and the receipt says so.
             return receipt
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
+        check_count("limit", limit)
+        check_text("after", after)
         rows = await self._engine.read(
             lambda db: db.execute("SELECT id FROM resources WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         )
         return [row[0] for row in rows]
 
     async def find_owners(self, thread_id: str) -> list[str]:
+        check_id("thread", thread_id)
         rows = await self._engine.read(
             lambda db: db.execute(
                 "SELECT resource_id FROM threads WHERE id = ? ORDER BY resource_id", (thread_id,)

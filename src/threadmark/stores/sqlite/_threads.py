@@ -6,7 +6,7 @@ from typing import Any
 
 from ..._codec import time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
-from ..._ids import check_filter, check_id, check_metadata
+from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
 from . import _working
@@ -14,7 +14,6 @@ from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
     THREAD_COLUMNS,
-    check_text,
     first_key,
     last_key,
     metadata_clauses,
@@ -24,6 +23,7 @@ from ._rows import (
 
 def find(db: Connection, owner: str, thread_id: str) -> Row | None:
     """The thread's row, its columns as in `THREAD_COLUMNS`."""
+    check_id("thread", thread_id)
     rows = db.execute(
         f"SELECT {THREAD_COLUMNS} FROM threads WHERE resource_id = ? AND id = ?", (owner, thread_id)
     )
@@ -120,7 +120,7 @@ def change(db: Connection, owner: str, thread_id: str, change: ThreadChange) -> 
         return before
     title, source = before.title, before.title_source
     if change.title is not None:
-        title = check_text("title", change.title) or ""
+        title = check_text("title", change.title)
         source = change.title_source if title else None
     metadata = row[5]
     if change.metadata is not None or change.remove:
@@ -185,8 +185,14 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     ids: dict[str, str] = {}
     rows = []
     for seq, row in enumerate(_rows_to_copy(db, source_row[0], request), start=1):
-        ids[row[3]] = new_id = request.new_id()
+        ids[row[3]] = new_id = check_id("message", request.new_id())
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *row[4:10], row[11]))
+    taken = db.execute(
+        "SELECT 1 FROM messages WHERE resource_id = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1",
+        (to, to_json(list(ids.values()))),
+    )
+    if taken or len(set(ids.values())) < len(rows):
+        raise ConflictError("an id for a copied message is in use already")
     db.executemany(
         "INSERT INTO messages (key, resource_id, thread_id, seq, id, role, speaker_id, speaker_name, "
         "speaker_role, parts, metadata, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

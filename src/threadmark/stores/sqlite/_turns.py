@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..._codec import from_json, time_from_text, time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
-from ..._ids import check_id, check_metadata
+from ..._ids import check_id, check_metadata, check_text
 from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
-from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite
+from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
 from . import _messages, _threads, _working
 from ._driver import Connection, Row
-from ._rows import RUN_COLUMNS, check_text, run_from_row, thread_from_row
+from ._rows import RUN_COLUMNS, optional_text, run_from_row, thread_from_row
 
 
 def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
@@ -17,8 +17,13 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
     history: list[Message] = []
     known: dict[str, Message] = {}
     if row is not None:
-        if query.last is None or query.last > 0:
-            history = _messages.newest(db, row[0], query.last)
+        if query.last is None:
+            history = _messages.newest(db, row[0], None)
+        elif query.last:
+            if query.slack:
+                history = _messages.newest(db, row[0], query.last + query.slack, row[14])
+            if len(history) < query.last:
+                history = _messages.newest(db, row[0], query.last)
         if query.known_ids:
             found = _messages.by_ids(db, owner, query.known_ids, query.thread_id, 0, 0)
             known = {message.id: message for message in found}
@@ -27,17 +32,19 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
         history=tuple(history),
         known=known,
         run=None if query.run_id is None else get_run(db, owner, query.run_id),
-        working_memory=_working_memory(db, owner, query, row),
+        working_memory=_working_memory(db, owner, query, row, None),
+        window=Window() if row is None else Window(seq=row[14], memory=row[15], fingerprint=row[16]),
+        shown_memory=_working_memory(db, owner, query, row, row[15]) if row and row[15] else None,
     )
 
 
 def _working_memory(
-    db: Connection, owner: str, query: TurnQuery, thread: Row | None
+    db: Connection, owner: str, query: TurnQuery, thread: Row | None, version: int | None
 ) -> WorkingMemoryVersion | None:
     if query.working_memory == "resource":
-        versions = _working.newest(db, owner, _working.OF_RESOURCE, None, 1)
+        versions = _working.newest(db, owner, _working.OF_RESOURCE, None, 1, version)
     elif query.working_memory == "thread" and thread is not None:
-        versions = _working.newest(db, owner, thread[0], query.thread_id, 1)
+        versions = _working.newest(db, owner, thread[0], query.thread_id, 1, version)
     else:
         versions = []
     return versions[0] if versions else None
@@ -62,12 +69,16 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         if (text := to_json(merged)) != metadata:
             metadata, version = text, version + 1
     batch = [message for message in turn.messages if message.role != "system"]
-    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now)
+    run_id = None if turn.run is None else turn.run.id
+    placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now, run_id)
     updated = _threads.later(row, turn.now)
+    window = row[14:17]
+    if turn.window is not None:
+        window = (turn.window.seq, turn.window.memory, turn.window.fingerprint)
     db.execute(
-        "UPDATE threads SET metadata = ?, updated_at = ?, message_count = ?, last_seq = ?, version = ? "
-        "WHERE number = ?",
-        (metadata, updated, row[8] + added, row[9] + added, version, number),
+        "UPDATE threads SET metadata = ?, updated_at = ?, message_count = ?, last_seq = ?, version = ?, "
+        "window_seq = ?, window_memory = ?, window_fingerprint = ? WHERE number = ?",
+        (metadata, updated, row[8] + added, row[9] + added, version, *window, number),
     )
     run = None if turn.run is None else _write_run(db, owner, number, turn.thread_id, turn.run)
     if turn.working_memory is not None:
@@ -87,7 +98,7 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
                     time_from_text(at),
                     seq,
                     turn.thread_id,
-                    message.run_id,
+                    run_id if message.run_id is None else message.run_id,
                 )
                 for message, (seq, at) in zip(batch, placed, strict=True)
             ]
@@ -105,7 +116,7 @@ def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: Run
         run.status,
         run.finish_reason,
         to_json(dict(run.usage)),
-        check_text("run error", run.error),
+        optional_text("run error", run.error),
         time_to_text(run.started_at),
         None if run.finished_at is None else time_to_text(run.finished_at),
         run.if_version + 1,
@@ -132,6 +143,7 @@ def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: Run
 
 
 def get_run(db: Connection, owner: str, run_id: str) -> Run | None:
+    check_id("run", run_id)
     rows = db.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE resource_id = ? AND id = ?", (owner, run_id))
     return run_from_row(rows[0]) if rows else None
 

@@ -6,23 +6,29 @@ from datetime import datetime
 
 from ..._codec import time_from_text, time_to_text
 from ..._errors import ConflictError
+from ..._ids import check_id, check_text, utc
 from ..._types import WorkingMemoryVersion
 from ..base import WorkingMemoryWrite
 from ._driver import Connection
-from ._rows import check_text
 
 OF_RESOURCE = 0
 """The `thread_number` of the resource's own working memory."""
 
 
 def newest(
-    db: Connection, owner: str, number: int, thread_id: str | None, limit: int | None
+    db: Connection,
+    owner: str,
+    number: int,
+    thread_id: str | None,
+    limit: int | None,
+    version: int | None = None,
 ) -> list[WorkingMemoryVersion]:
-    """The newest versions, newest first, of thread `number` or `OF_RESOURCE`."""
+    """The newest versions, or only `version`, newest first, of thread `number` or `OF_RESOURCE`."""
+    only = "" if version is None else "AND version = ? "
     rows = db.execute(
         "SELECT version, content, changed_by, run_id, created_at FROM working_memory "
-        "WHERE resource_id = ? AND thread_number = ? ORDER BY version DESC LIMIT ?",
-        (owner, number, -1 if limit is None else limit),
+        f"WHERE resource_id = ? AND thread_number = ? {only}ORDER BY version DESC LIMIT ?",
+        (owner, number, *(() if version is None else (version,)), -1 if limit is None else limit),
     )
     return [
         WorkingMemoryVersion(
@@ -53,10 +59,10 @@ def write(
         resource_id=owner,
         thread_id=write.thread_id,
         version=write.if_version + 1,
-        content=check_text("working memory", write.content) or "",
-        changed_by=write.changed_by,
-        run_id=write.run_id,
-        created_at=now,
+        content=check_text("working memory", write.content),
+        changed_by=check_text("changed_by", write.changed_by),
+        run_id=None if write.run_id is None else check_id("run", write.run_id),
+        created_at=utc("now", now),
     )
     db.execute(
         "INSERT INTO working_memory VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -1,0 +1,1 @@
+"""How well recall finds the evidence of questions about long conversations. See `__main__`."""

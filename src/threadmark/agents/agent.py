@@ -1,0 +1,214 @@
+"""The agent: what it is made of, and the calls that run it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from .._errors import ConfigurationError, ValidationError
+from .._ids import check_count, check_id, check_metadata
+from .._sync import sync_twin
+from .._types import Json
+from ..memory import context as memory_context
+from ..memory.turn import Turn
+from ..models.base import Model
+from .events import Emit
+from .loop import Plan, Run
+from .options import Call, CallOptions, Dynamic, Tools, TurnSource, check_agent_options, check_call
+from .prompts import Prompt
+from .replay import replay
+from .request_context import RequestContext
+from .result import AgentResult
+from .stream import AgentStream, stream_twin
+from .tools import ToolSet
+
+if TYPE_CHECKING:
+    from ..models import ModelLike
+
+
+class Agent:
+    """Answers with a model, tools and memory.
+
+    Args:
+        name: Identifies the agent in stored runs and in events.
+        instructions: What the model is told first.
+        model: `"provider:model"`, a `Model`, or a model object of Pydantic AI.
+        memory: Where conversations are kept; without it every call stands alone.
+        tools: Typed functions, or `Tool`s made with `@tool`.
+        max_steps: Most model calls in one run; at the limit the run ends normally, with "max-steps".
+        tool_concurrency: Most tools of one step that run at once.
+        settings: Passed on to the model (`temperature`, `max_tokens`, ...).
+        description: What the agent is good for; for whoever may delegate to it.
+
+    `instructions`, `model`, `memory` and `tools` may be functions of the `RequestContext`, plain or
+    async; each is called once per run. An agent keeps nothing of its calls: any number may run at once.
+    Raises `ConfigurationError` or `ValidationError` for what cannot work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        instructions: Dynamic[str] = "",
+        model: Dynamic[ModelLike] | None = None,
+        memory: Dynamic[TurnSource | None] = None,
+        tools: Dynamic[Tools] = (),
+        max_steps: int = 5,
+        tool_concurrency: int = 10,
+        settings: Mapping[str, Json] | None = None,
+        description: str = "",
+    ) -> None:
+        check_agent_options(instructions=instructions, memory=memory, tools=tools)
+        self.name = check_id("agent", name)
+        self.description = description
+        self.max_steps = check_count("max_steps", max_steps, least=1)
+        self.tool_concurrency = check_count("tool_concurrency", tool_concurrency, least=1)
+        self.settings = check_metadata(settings or {}, kind="settings")
+        self._instructions = instructions
+        self._model = model
+        self._memory = memory
+        self._tools: ToolSet | Callable[[RequestContext], Tools | Awaitable[Tools]]
+        self._tools = tools if callable(tools) else ToolSet.of(tools)
+        self._models: dict[str, Model] = {}
+
+    def __repr__(self) -> str:
+        return f"Agent({self.name!r})"
+
+    async def generate(
+        self, prompt: Prompt | Sequence[Prompt], **options: Unpack[CallOptions]
+    ) -> AgentResult:
+        """Answer `prompt`: text, a message, or several. `CallOptions` and `MemoryOptions` list the options.
+
+            result = await agent.generate("Hello", resource="user-1", thread="chat-1")
+
+        Raises:
+            ConfigurationError, ValidationError: for what cannot work, before anything happens.
+            ModelError: The model failed. What was finished is stored, and the error's `result` has it.
+            StoreError: The answer could not be stored; the error's `result` has all of it.
+
+        Cancelled, it stores what is finished as an aborted run, and then the cancellation goes on.
+        """
+        return await self._answer(check_call(prompt, options), None)
+
+    generate_sync = sync_twin(generate)
+
+    def stream(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[CallOptions]) -> AgentStream:
+        """Answer `prompt` as a stream of events; arguments as for `generate`.
+
+            async with agent.stream("Hello", resource="user-1", thread="chat-1") as stream:
+                async for event in stream: ...
+
+        Wrong arguments raise here; whatever fails later is the stream's last event, and is raised by
+        `stream.text` and `stream.result()`.
+        """
+        call = check_call(prompt, options)
+        return AgentStream(lambda emit: self._answer(call, emit), call.run_id, self.name)
+
+    stream_sync = stream_twin(stream)
+
+    # -- one call ------------------------------------------------------------------------------------
+
+    async def _answer(self, call: Call, emit: Emit | None) -> AgentResult:
+        loop = asyncio.get_running_loop()
+        deadline = None if call.timeout is None else loop.time() + call.timeout
+        memory = await self._resolve_memory(call)
+        tools = await self._resolve_tools(call.request_context)
+        model = await self._resolve_model(call)
+        chosen = self._instructions if call.instructions is None else call.instructions
+        instructions = await _resolve(chosen, call.request_context)
+        if not isinstance(instructions, str):
+            raise ConfigurationError(f"instructions must be text, not {type(instructions).__name__}")
+        turn = None if memory is None else await self._open(memory, call)
+        if turn is not None and turn.finished is not None:
+            return replay(turn, turn.finished, self.name, emit)
+        new = call.input if turn is None else turn.input
+        if not new:
+            raise ValidationError(
+                "the prompt holds nothing new: it ends with an answer that is stored already"
+            )
+        plan = Plan(
+            run_id=call.run_id,
+            agent=self.name,
+            model=model,
+            tools=tools if turn is None else tools.with_memory(turn.tools()),
+            prompt=_prompt(turn, instructions, call),
+            input=new,
+            settings={**self.settings, **call.settings} if call.settings else self.settings,
+            max_steps=call.max_steps or self.max_steps,
+            tool_concurrency=self.tool_concurrency,
+            deadline=deadline,
+            step_timeout=call.step_timeout,
+            request_context=call.request_context,
+            claim=call.may_repeat,
+        )
+        return await Run(plan, turn, emit).execute()
+
+    async def _open(self, memory: TurnSource, call: Call) -> Turn:
+        assert call.resource is not None
+        assert call.thread is not None
+        return await memory.open_turn(
+            resource=call.resource,
+            thread=call.thread,
+            input=call.input,
+            options=call.memory,
+            agent=self.name,
+            run_id=call.run_id,
+        )
+
+    async def _resolve_memory(self, call: Call) -> TurnSource | None:
+        if call.resource is None:
+            return None
+        memory = self._memory
+        if memory is not None and not hasattr(memory, "open_turn"):
+            memory = await _resolve(memory, call.request_context)
+        if memory is None:
+            raise ConfigurationError(
+                f"agent {self.name!r} has no memory, so it cannot use a resource and a thread; "
+                "give it one with Agent(..., memory=Memory(...))"
+            )
+        if not hasattr(memory, "open_turn"):
+            raise ConfigurationError(f"memory must be a Memory, not {type(memory).__name__}")
+        return memory
+
+    async def _resolve_tools(self, context: RequestContext) -> ToolSet:
+        tools = self._tools
+        return tools if isinstance(tools, ToolSet) else ToolSet.of(await _resolve(tools, context))
+
+    async def _resolve_model(self, call: Call) -> Model:
+        model: Any = self._model if call.model is None else call.model
+        if not isinstance(model, (str, Model)) and callable(model):
+            model = await _resolve(model, call.request_context)
+        if isinstance(model, Model):
+            return model
+        if model is None:
+            raise ConfigurationError(
+                f"agent {self.name!r} has no model; give it one with model='provider:model'"
+            )
+        known = self._models.get(model) if isinstance(model, str) else None
+        if known is not None:
+            return known
+        from ..models import infer_model
+
+        inferred = infer_model(model)
+        if isinstance(model, str):
+            self._models[model] = inferred
+        return inferred
+
+
+def _prompt(turn: Turn | None, instructions: str, call: Call) -> memory_context.Prompt:
+    if turn is not None:
+        return turn.prompt(instructions, call.system, call.context)
+    layers = memory_context.Layers(
+        instructions=instructions, system=call.system, context=call.context, input=call.input
+    )
+    return memory_context.build_prompt(layers)[0]
+
+
+async def _resolve(value: Any, context: RequestContext) -> Any:
+    """A value as it is; that of a function of the request context, awaited if need be."""
+    if not callable(value):
+        return value
+    made = value(context)
+    return await made if inspect.isawaitable(made) else made

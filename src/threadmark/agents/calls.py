@@ -1,0 +1,228 @@
+"""Running the tool calls of one step: side by side, each to an outcome that can be stored and sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from .._codec import to_json
+from .._errors import ValidationError
+from .._types import Json, ToolPart
+from ..memory.context.render import interrupted
+from .tools import InvalidArgumentsError, Tool, ToolContext, ToolSet
+
+MAX_ERROR_CHARACTERS = 2000
+"""How much of an error a model is told."""
+
+GRACE = 1.0
+"""Seconds that interrupted tools have to clean up before they are left behind."""
+
+
+async def run_calls(
+    calls: Sequence[ToolPart],
+    tools: ToolSet,
+    context: Callable[[ToolPart], ToolContext],
+    limit: int,
+    settled: Callable[[int, ToolPart], None],
+) -> None:
+    """Run `calls`, at most `limit` at once, and report each outcome with its index, in the calls' order.
+
+    No tool makes this raise. When it is cancelled, unfinished calls are cancelled and reported as
+    interrupted, finished ones as what they gave, and the cancellation goes on.
+    """
+    gate = asyncio.Semaphore(limit) if len(calls) > limit else None
+    tasks = [_start(call, tools, context, gate) for call in calls]
+    reported = 0
+    try:
+        for index, task in enumerate(tasks):
+            if isinstance(task, asyncio.Task) and not task.done():
+                await asyncio.wait((task,))
+            settled(index, _outcome(calls[index], task, stopped=False))
+            reported += 1
+    except asyncio.CancelledError:
+        await _stop([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
+        for index in range(reported, len(calls)):
+            settled(index, _outcome(calls[index], tasks[index], stopped=True))
+        raise
+
+
+def sound(call: ToolPart) -> ToolPart:
+    """`call`, or with its arguments as text if they are not JSON: `NaN` gets past many a parser."""
+    try:
+        to_json(call.args, "arguments")
+    except ValidationError:
+        return dataclasses.replace(call, args=repr(call.args))
+    return call
+
+
+def describe_error(error: BaseException) -> str:
+    """`TypeName: message`, bounded."""
+    try:
+        message = str(error)
+    except Exception:
+        message = ""
+    name = type(error).__name__
+    text = f"{name}: {message}" if message else name
+    # It is stored and sent: what no database or provider takes is shown as an escape.
+    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
+
+
+# -- one call ----------------------------------------------------------------------------------------
+
+
+def _start(
+    call: ToolPart, tools: ToolSet, context: Callable[[ToolPart], ToolContext], gate: asyncio.Semaphore | None
+) -> ToolPart | asyncio.Task[ToolPart]:
+    """Check the call and start its tool; the outcome itself when the tool is not to be run."""
+    tool = tools.tools.get(call.tool_name)
+    if tool is None:
+        names = ", ".join(tools.tools)
+        known = f"Available tools: {names}." if names else "No tools are available."
+        return _failed(call, f"Unknown tool {call.tool_name[:100]!r}. {known}")
+    if isinstance(call.args, str) and call.args.strip():
+        return _failed(call, "Invalid arguments: not valid JSON")
+    try:
+        positional, named = tool.validate(call.args or {})
+    except InvalidArgumentsError as error:
+        return _failed(call, f"Invalid arguments: {error}")
+    except Exception as error:  # a validator of the user's own types
+        return _failed(call, f"Invalid arguments: {describe_error(error)}")
+    if tool.takes_context:
+        positional.insert(0, context(call))
+    return asyncio.ensure_future(_run(call, tool, positional, named, gate))
+
+
+async def _run(
+    call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any], gate: asyncio.Semaphore | None
+) -> ToolPart:
+    async with gate or contextlib.nullcontext():
+        try:
+            value = await _within(tool.timeout, _invoke(tool, args, kwargs))
+        except _TooLongError:
+            return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return _failed(call, describe_error(error))
+    try:
+        return dataclasses.replace(call, state="result", output=as_json(value))
+    except ValidationError as error:
+        return _failed(call, str(error))
+
+
+class _TooLongError(Exception):
+    """A tool took longer than its own limit."""
+
+
+async def _within(seconds: float | None, work: Coroutine[Any, Any, Any]) -> Any:
+    """The value of `work`; after `seconds` it is cancelled, and left behind if it does not mind that."""
+    if seconds is None:
+        return await work
+    task: asyncio.Task[Any] = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+    except asyncio.CancelledError:
+        await _stop([task])
+        raise
+    if task.done():
+        return task.result()
+    await _stop([task])
+    raise _TooLongError
+
+
+async def _invoke(tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    if tool.is_async:
+        return await tool.function(*args, **kwargs)
+    value = await _in_thread(lambda: tool.function(*args, **kwargs))
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """The value of `function`, run in a thread of its own with this task's context variables.
+
+    The threads of the event loop's own pool are few, shared, and waited for at exit: one tool that never
+    returns would hold up others, and the end of the process.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def deliver(value: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result((value, error))
+
+    def run() -> None:
+        value, failure = None, None
+        try:
+            value = context.run(function)
+        except BaseException as error:
+            failure = error
+        # A closed loop has nobody waiting any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(deliver, value, failure)
+
+    threading.Thread(target=run, name="threadmark-tool", daemon=True).start()
+    value, failure = await future
+    if failure is not None:
+        raise failure
+    return value
+
+
+def as_json(value: Any) -> Json:
+    """`value` as JSON. Raises `ValidationError` saying what cannot be."""
+    if value is None or type(value) in (str, bool, int):
+        return value
+    import pydantic_core
+
+    try:
+        plain = pydantic_core.to_jsonable_python(value)
+        to_json(plain, "the value")  # refuses what has no JSON form, such as NaN
+    except Exception as error:
+        reason = describe_error(error)
+        raise ValidationError(f"The tool's result cannot be expressed as JSON. {reason}") from None
+    return plain
+
+
+def _failed(call: ToolPart, error: str) -> ToolPart:
+    return dataclasses.replace(call, state="error", error=error[:MAX_ERROR_CHARACTERS])
+
+
+# -- tasks -------------------------------------------------------------------------------------------
+
+_left_behind: set[asyncio.Task[Any]] = set()
+
+
+async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel `tasks` and wait for them, but not for long, even if cancelled again meanwhile."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + GRACE
+    for task in tasks:
+        task.cancel()
+    pending = set(tasks)
+    while pending and (left := deadline - clock()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            _, pending = await asyncio.wait(pending, timeout=left)
+    for task in pending:
+        _left_behind.add(task)
+        task.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left_behind.discard(task)
+    if not task.cancelled():
+        task.exception()  # whatever it was, nobody waits for it
+
+
+def _outcome(call: ToolPart, task: ToolPart | asyncio.Task[ToolPart], *, stopped: bool) -> ToolPart:
+    if isinstance(task, ToolPart):
+        return task
+    if not task.done() or (stopped and task.cancelled()):
+        return interrupted(call)
+    if task.cancelled():
+        return _failed(call, "CancelledError: the tool cancelled itself")
+    return task.result()

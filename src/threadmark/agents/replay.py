@@ -1,0 +1,60 @@
+"""The answer of a run that was finished before, given again without asking a model."""
+
+from __future__ import annotations
+
+from .._errors import ModelError
+from .._types import FilePart, Message, ReasoningPart, Run, TextPart, ToolPart
+from ..memory.turn import Turn
+from .events import Emit, StartEvent, StepFinishEvent, StepStartEvent
+from .result import AgentResult
+from .streaming import StreamedAnswer
+
+
+def replay(turn: Turn, run: Run, agent: str, emit: Emit | None) -> AgentResult:
+    """The stored result of `run`, told as events to `emit`.
+
+    Raises `ModelError` when the run had failed; its `result` is what was stored.
+    """
+    answers = [message for message in turn.answer if message.role == "assistant"]
+    result = AgentResult(
+        run_id=run.id,
+        agent=agent,
+        finish_reason=run.finish_reason or "other",
+        message=answers[-1] if answers else None,
+        messages=turn.answer,
+        usage=run.usage,
+        thread_id=turn.thread_id,
+        resource_id=turn.resource_id,
+        replayed=True,
+    )
+    if emit is not None:
+        _tell(result, emit)
+    if run.status == "failed":
+        error = ModelError(f"run {run.id!r} failed when it was made: {run.error}")
+        error.result = result
+        raise error
+    return result
+
+
+def _tell(result: AgentResult, emit: Emit) -> None:
+    message: Message | None = result.message
+    if message is None:
+        return
+    run_id = result.run_id
+    emit(StartEvent(run_id=run_id, agent=result.agent, message_id=message.id))
+    steps = result.steps
+    for step in steps:
+        emit(StepStartEvent(run_id=run_id, step=step.number, model=step.model))
+        answer = StreamedAnswer(run_id, step.number, emit)
+        for index, part in enumerate(step.parts):
+            if isinstance(part, (TextPart, ReasoningPart, FilePart, ToolPart)):
+                answer.tell(index, part)
+        emit(
+            StepFinishEvent(
+                run_id=run_id,
+                step=step.number,
+                finish_reason="tool-calls" if step.tool_calls else "stop",
+                is_continued=step.number < len(steps),
+                usage=step.usage,
+            )
+        )

@@ -1,0 +1,104 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .._codec import usage_from_dict
+from .._types import FinishReason, Json, Message, Part, ReasoningPart, StepPart, TextPart, ToolPart, Usage
+from ..memory.context import ContextReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One model call of a run with the outcomes of its tool calls. `number` counts from 1."""
+
+    number: int
+    parts: tuple[Part, ...]
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    provider: Mapping[str, Json] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of this step."""
+        return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
+
+    @property
+    def tool_calls(self) -> tuple[ToolPart, ...]:
+        """The calls of this step with their outcomes."""
+        return tuple([part for part in self.parts if isinstance(part, ToolPart)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentResult:
+    """The end of a run.
+
+    `message` is the answer, `None` when nothing was produced; `messages` are those of this run: what was
+    new in the input, then the answer. Of a stored turn they are as stored, with `seq`. `context` says what
+    the model saw. `usage` is summed over all model calls. `finish_reason` is the model's, or "max-steps",
+    "timeout", "aborted" or "error". `replayed` is true when an earlier run with this `run_id` had given
+    the answer; `context` is then empty.
+    """
+
+    run_id: str
+    agent: str
+    finish_reason: FinishReason
+    message: Message | None = None
+    messages: tuple[Message, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    context: ContextReport = field(default_factory=ContextReport)
+    thread_id: str | None = None
+    resource_id: str | None = None
+    replayed: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text of all steps, joined as it stands."""
+        return "" if self.message is None else self.message.text
+
+    @property
+    def reasoning(self) -> str:
+        """The model's thinking of all steps, joined as it stands."""
+        return "".join([part.text for part in self._parts if isinstance(part, ReasoningPart)])
+
+    @property
+    def tool_calls(self) -> tuple[ToolPart, ...]:
+        """All tool calls with their outcomes, in order."""
+        return tuple([part for part in self._parts if isinstance(part, ToolPart)])
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The model calls of the run, in order."""
+        return steps_of(self._parts)
+
+    @property
+    def _parts(self) -> Sequence[Part]:
+        return () if self.message is None else self.message.parts
+
+
+def steps_of(parts: Sequence[Part]) -> tuple[Step, ...]:
+    """The steps that an assistant message's parts hold. Parts before the first step mark are a step, too."""
+    groups: list[tuple[StepPart, list[Part]]] = []
+    for part in parts:
+        if isinstance(part, StepPart):
+            groups.append((part, []))
+        elif groups:
+            groups[-1][1].append(part)
+        else:
+            groups.append((StepPart(), [part]))
+    return tuple(
+        [
+            Step(
+                number=number,
+                parts=tuple(rest),
+                model=mark.model,
+                finish_reason=mark.finish_reason,
+                usage=usage_from_dict(dict(mark.usage or {})),
+                provider=mark.provider,
+            )
+            for number, (mark, rest) in enumerate(groups, 1)
+        ]
+    )

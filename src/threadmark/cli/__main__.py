@@ -1,0 +1,5 @@
+"""`python -m threadmark.cli` is the `threadmark` command."""
+
+from . import main
+
+main()

@@ -1,0 +1,105 @@
+"""The commands and their options. What they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import _database
+from ._terminal import reported
+
+app = typer.Typer(
+    name="threadmark",
+    help="Talk to an agent that remembers, and look at what is remembered.",
+    epilog="Documentation: docs/cli.md",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Database = Annotated[
+    str,
+    typer.Option("--db", envvar="THREADMARK_DB", metavar="PATH_OR_URL", help="Where memory is kept."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"threadmark {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Talk to an agent that remembers, and look at what is remembered."""
+
+
+@app.command(short_help="Talk, leave, and come back.")
+def chat(
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="Who is talking. Asked for if not given.")
+    ] = None,
+    thread: Annotated[
+        str | None,
+        typer.Option("--thread", metavar="ID", help="Continue this conversation. Default: a new one."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            envvar="THREADMARK_MODEL",
+            metavar="MODEL",
+            help="`provider:model`, `local` (a small model in this process) or `offline` (quotes memory, no "
+            "model). Default: that of the first provider key in the environment, else `offline`.",
+        ),
+    ] = None,
+    db: Database = _database.DEFAULT,
+) -> None:
+    """Talk, leave, and come back: memory is kept per user, across conversations.
+
+    With input from a pipe, each line is a message and gets an answer; the user is then "me" unless named.
+    """
+    from ._chat import run
+
+    with reported():
+        run(user=user, thread=thread, model=model, db=db)
+
+
+@app.command(short_help="List the conversations of a user, or all users.")
+def threads(
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="Whose conversations. Default: list users.")
+    ] = None,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """List the conversations of a user, or all users."""
+    from ._show import list_threads
+
+    with reported():
+        list_threads(user=user, db=db, as_json=as_json)
+
+
+@app.command(short_help="Show a conversation.")
+def show(
+    thread: Annotated[str, typer.Argument(metavar="THREAD", help="The conversation's id.")],
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Whose it is, if several users have one of this id."),
+    ] = None,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Show a conversation: who said what, when, and the tools that were called."""
+    from ._show import show_thread
+
+    with reported():
+        show_thread(thread=thread, user=user, db=db, as_json=as_json)

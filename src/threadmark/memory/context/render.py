@@ -1,0 +1,130 @@
+"""Stored things as text for a model. Whatever people or models wrote is escaped: it is data.
+
+Fences are elements whose content cannot close them: `<`, `>` and `&` of the content are escaped, and control
+and formatting characters that could hide text from people go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import unified_diff
+
+from ..._types import DataPart, Message, Part, Speaker, TextPart, ToolPart
+
+CONTEXT_PART = "threadmark.context"
+"""Name of the data part in which a user message keeps what memory told the model along with it."""
+
+HIDDEN_TOOLS = frozenset({"update_working_memory"})
+"""Tools of memory itself. Their calls are stored, and left out of later prompts: their effect is shown."""
+
+INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
+
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+_SPACE = re.compile(r"\s+")
+
+
+def escape(text: str) -> str:
+    """`text` so that it cannot open or close an element, nor hide anything."""
+    if text.isascii() and text.isprintable():
+        return text.translate(_ESCAPES) if ("<" in text or ">" in text or "&" in text) else text
+    return _INVISIBLE.sub("", text).translate(_ESCAPES)
+
+
+def attribute(text: str) -> str:
+    """`text` as the value of an attribute: on one line, quotes escaped."""
+    return _SPACE.sub(" ", escape(text)).strip().replace('"', "&quot;")
+
+
+def render_turn(speaker: Speaker, body: str) -> str:
+    """What a speaker said, as an element that says who it was; the body cannot forge another one."""
+    attributes = [f'author_id="{attribute(speaker.id)}"']
+    if speaker.name:
+        attributes.append(f'author_name="{attribute(speaker.name)}"')
+    if speaker.role:
+        attributes.append(f'functional_role="{attribute(speaker.role)}"')
+    return f"<turn {' '.join(attributes)}>\n{escape(body)}\n</turn>"
+
+
+def render_memory(content: str, version: int) -> str:
+    """Working memory as a block of data."""
+    return f'<working_memory version="{version}">\n{escape(content)}\n</working_memory>'
+
+
+def render_memory_update(before: str, after: str, version: int) -> str:
+    """What changed in working memory since the model last saw it, as lines removed and added."""
+    lines = list(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
+    changed = "\n".join(escape(line) for line in lines if not line.startswith("@@"))
+    if not changed or len(changed) > len(after):
+        return render_memory(after, version)
+    return f'<working_memory_update version="{version}">\n{changed}\n</working_memory_update>'
+
+
+def context_part(text: str, version: int) -> DataPart:
+    """The part that keeps, with a user message, what memory told the model before it."""
+    return DataPart(CONTEXT_PART, {"text": text, "working_memory": version})
+
+
+def shown_version(messages: Sequence[Message]) -> int:
+    """The newest version of working memory that these messages told the model; 0 for none."""
+    for message in reversed(messages):
+        for part in message.parts:
+            if isinstance(part, DataPart) and part.name == CONTEXT_PART:
+                return int(part.data.get("working_memory", 0))
+    return 0
+
+
+def present(message: Message, *, past: bool) -> Message | None:
+    """A stored message as a model is sent it; `None` if nothing of it is for a model.
+
+    `past` messages are of earlier turns; calls of memory's own tools are left out of them.
+    """
+    if message.role == "user":
+        return _present_user(message)
+    parts: list[Part] = []
+    changed = False
+    for part in message.parts:
+        if isinstance(part, ToolPart) and part.tool_name in HIDDEN_TOOLS and past:
+            changed = True
+        elif isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed:
+            parts.append(interrupted(part))
+            changed = True
+        else:
+            parts.append(part)
+    if not any(isinstance(part, ToolPart) or _has_content(part) for part in parts):
+        return None
+    return message.replace(parts=parts) if changed else message
+
+
+def interrupted(call: ToolPart) -> ToolPart:
+    """`call`, which never had an outcome, with one that says so: providers refuse calls without outcome."""
+    return replace(call, state="interrupted", error=INTERRUPTED)
+
+
+def _present_user(message: Message) -> Message | None:
+    if message.speaker is None and all(type(part) is TextPart for part in message.parts):
+        return message if any(_has_content(part) for part in message.parts) else None
+    told = [
+        TextPart(f"{part.data.get('text', '')}\n\n")
+        for part in message.parts
+        if isinstance(part, DataPart) and part.name == CONTEXT_PART
+    ]
+    parts: list[Part] = []
+    for part in message.parts:
+        if isinstance(part, TextPart) and message.speaker is not None:
+            parts.append(TextPart(render_turn(message.speaker, part.text)))
+        elif not isinstance(part, DataPart):
+            parts.append(part)
+    if not any(_has_content(part) for part in parts):
+        return None
+    return message.replace(parts=[*told, *parts])
+
+
+def _has_content(part: Part) -> bool:
+    if isinstance(part, TextPart):
+        return bool(part.text or part.provider)
+    return part.type == "file"

@@ -1,0 +1,68 @@
+"""The explanation of a prompt: each block the model saw, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ..._types import Message
+
+BlockKind: TypeAlias = Literal[
+    "instructions", "system", "working_memory", "history", "recalled", "context", "input"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One piece of what the model saw: its kind, estimated tokens, source messages, and why it is there.
+
+    A stable block stands unchanged at the same place in the thread's next prompt.
+    """
+
+    kind: BlockKind
+    tokens: int
+    sources: tuple[str, ...] = ()
+    why: str = ""
+    stable: bool = False
+    text: str = ""
+    """The block as the model sees it; empty for messages, which `sources` names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextReport:
+    """All blocks of a turn's first model call, in the order in which the model saw them.
+
+    `dropped` are ids of stored messages that the budget left out, `breaks` the reasons why this prompt does
+    not begin like the thread's last one (a moved window, a budget decision, other instructions, ...): empty
+    means that a provider's prefix cache still holds.
+    """
+
+    blocks: tuple[Block, ...] = ()
+    dropped: tuple[str, ...] = ()
+    breaks: tuple[str, ...] = ()
+    budget: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of all blocks."""
+        return sum(block.tokens for block in self.blocks)
+
+    @property
+    def stable_tokens(self) -> int:
+        """Estimated tokens of the stable part, with which the thread's next prompt begins."""
+        return sum(block.tokens for block in self.blocks if block.stable)
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether what must not be dropped (instructions, the new input) is alone more than the budget."""
+        return self.budget is not None and self.tokens > self.budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is sent to the model: instructions, messages (the first `stable` are stable), and the report."""
+
+    instructions: str
+    messages: tuple[Message, ...]
+    report: ContextReport
+    stable: int = 0

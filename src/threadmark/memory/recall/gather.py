@@ -1,0 +1,158 @@
+"""Collecting the candidates of a query from wherever an owner's index is kept."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from .impact import STEP
+from .query import Query
+from .rank import Background, Candidate, Ranked, Record, Settings, rank, weights
+
+SEQ_BITS = 32
+"""A message's key is its thread's number shifted by this, plus its place: neighbours have adjacent keys."""
+REACH = 2
+"""How far from what an arm proposes a message may be and still be ranked."""
+_SEQ_MASK = (1 << SEQ_BITS) - 1
+
+
+class Source(Protocol):
+    """One owner's index. Nothing in it comes from, or is counted over, other owners' messages."""
+
+    def size(self) -> int:
+        """How many messages are indexed."""
+
+    def counts(self, terms: Sequence[str]) -> list[int]:
+        """In how many messages each term occurs."""
+
+    def postings(self, terms: Sequence[str]) -> list[dict[int, int]]:
+        """For each term, the impact by message key, in units of `impact.STEP`."""
+
+    def records(self, keys: Iterable[int]) -> dict[int, Record]:
+        """What is known of these messages; keys of no message are left out."""
+
+    def nearest(self, vector: Sequence[float], k: int) -> tuple[list[int], Background]:
+        """The keys of about the `k` closest vectors, and how the cosines of all are distributed."""
+
+    def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:
+        """The cosines of these messages' vectors; keys without a vector are left out."""
+
+
+def search(
+    source: Source,
+    query: Query,
+    *,
+    vector: Sequence[float] | None = None,
+    limit: int = 50,
+    pool: int = 40,
+    max_postings: int = 25_000,
+    settings: Settings | None = None,
+) -> list[Ranked]:
+    """The best `limit` messages for `query`.
+
+    Each arm proposes its best `pool` messages, `limit` at least; those and their neighbours are ranked
+    together. `vector` is the embedding of `query.embed`, of length 1. At most `max_postings` entries of the
+    lexical index are read: the commonest terms of the query are left out beyond that.
+    """
+    s = settings or Settings()
+    pool = max(pool, limit)
+    size = source.size()
+    if size == 0:
+        return []
+    counts = source.counts(query.terms)
+    term_weights = weights(query, counts, size)
+    chosen = _affordable(term_weights, counts, max_postings)
+    read = set(chosen)
+    used = [w if i in read or not counts[i] else 0.0 for i, w in enumerate(term_weights)]
+    postings = source.postings([query.terms[i] for i in chosen])
+
+    keys = set(_lexical_best(postings, [used[i] for i in chosen], pool))
+    background = Background()
+    if vector is not None:
+        near, background = source.nearest(vector, pool)
+        keys.update(near)
+    keys = _with_neighbours(keys, REACH)
+    records = source.records(keys)
+    cosines = source.cosines(vector, records) if vector is not None else {}
+    total = sum(used) or 1.0
+    own: dict[int, float] = {}
+    covered: dict[int, float] = {}
+    within = _with_neighbours(keys, len(s.context))
+    for i, found in zip(chosen, postings, strict=True):
+        unit = used[i] * STEP / total
+        hits = found.keys() & within
+        for key in hits:
+            own[key] = own.get(key, 0.0) + unit * found[key]
+        for key, value in _spread(found, hits, s.context).items():
+            covered[key] = covered.get(key, 0.0) + unit * value
+    candidates = [
+        Candidate(
+            key >> SEQ_BITS,
+            key & _SEQ_MASK,
+            record,
+            own.get(key, 0.0),
+            covered.get(key, 0.0),
+            cosines.get(key),
+        )
+        for key, record in records.items()
+    ]  # fmt: skip
+
+    def terms_of(thread: int, seq: int) -> tuple[str, ...]:
+        key = (thread << SEQ_BITS) + seq
+        return tuple([query.terms[i] for i, found in zip(chosen, postings, strict=True) if key in found])
+
+    return rank(query, candidates, background=background, settings=s, limit=limit, terms_of=terms_of)
+
+
+def _affordable(term_weights: Sequence[float], counts: Sequence[int], most: int) -> list[int]:
+    """Which terms to read: those with a weight, rarest first, until `most` postings are spent; one always."""
+    chosen: list[int] = []
+    for i in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
+        if term_weights[i] > 0 and counts[i]:
+            most -= counts[i]
+            if chosen and most < 0:
+                break
+            chosen.append(i)
+    return sorted(chosen)
+
+
+def _lexical_best(postings: Sequence[Mapping[int, int]], term_weights: Sequence[float], k: int) -> list[int]:
+    """The keys with the `k` highest sums; of equal sums the lower keys."""
+    sums: dict[int, float] = {}
+    get = sums.get
+    for found, weight in zip(postings, term_weights, strict=True):
+        if sums:
+            for key, value in found.items():
+                sums[key] = get(key, 0.0) + weight * value
+        else:
+            sums.update({key: weight * value for key, value in found.items()})
+    least = heapq.nlargest(k, sums.values())[-1:]
+    best = [(-value, key) for key, value in sums.items() if value >= least[0]] if least else []
+    return [key for _, key in sorted(best)[:k]]
+
+
+def _spread(found: Mapping[int, int], hits: Iterable[int], shares: Sequence[float]) -> dict[int, float]:
+    """How far messages are covered for one term: by themselves, or for a share by one of `hits` near them."""
+    best: dict[int, float] = {}
+    get = best.get
+    for key in hits:
+        value = found[key]
+        if value > get(key, 0.0):
+            best[key] = value
+        seq = key & _SEQ_MASK
+        for distance, share in enumerate(shares, 1):
+            part = share * value
+            if part > get(key + distance, 0.0):
+                best[key + distance] = part
+            if distance <= seq and part > get(key - distance, 0.0):
+                best[key - distance] = part
+    return best
+
+
+def _with_neighbours(keys: Iterable[int], reach: int) -> set[int]:
+    wide = set(keys)
+    for step in range(1, reach + 1):
+        wide.update([key + step for key in keys])
+        wide.update([key - step for key in keys if key & _SEQ_MASK >= step])
+    return wide

@@ -1,0 +1,100 @@
+"""What a query asks for: its terms, the people and the days it names, and the text to embed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .analyze import analyze, analyze_query
+from .dates import DaySpan, find_days
+
+# Words of English grammar. They carry little of what a question is about, however rare they are in the
+# messages; other languages rely on the statistics alone.
+_FUNCTION_WORDS = frozenset(
+    term
+    for term in analyze(
+        "a about am an and any are as at be been but by can could did do does for from had has "
+        "have he her him his how i if in into is it its me my no not of on or our out she should "
+        "so some than that the their them then there these they this those to up was we were what "
+        "when where which who whom whose why will with would you your"
+    )
+)
+FUNCTION_WORD = 0.1
+PARTICIPANT = 0.3
+"""What a function word's and a participant's name count for beside other terms: the participants' own
+messages say "I", and messages that say the name are mostly by the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query, analysed. `damping[i]` in 0..1 scales the weight of `terms[i]`."""
+
+    text: str
+    terms: tuple[str, ...]
+    damping: tuple[float, ...]
+    speakers: frozenset[str] = frozenset()
+    days: tuple[DaySpan, ...] = ()
+    embed: str = ""
+    """The text for an embedder: in it a single named participant has become "I" and "my"."""
+
+
+def parse_query(text: str, *, speakers: Iterable[str] = ()) -> Query:
+    """Analyse `text`, any string. `speakers` are the names of those who wrote the owner's messages."""
+    text = text[:8000]
+    terms = analyze_query(text)
+    named = _named(text, speakers)
+    names = {term for name, _ in named for term in analyze(name)}
+    names |= {term for _, form in named for term in analyze(form)}
+    damping = tuple(
+        [FUNCTION_WORD if t in _FUNCTION_WORDS else PARTICIPANT if t in names else 1.0 for t in terms]
+    )
+    return Query(
+        text,
+        tuple(terms),
+        damping,
+        frozenset(name for name, _ in named),
+        tuple(find_days(text)),
+        _first_person(text, named[0][1]) if len(named) == 1 else text,
+    )
+
+
+def _named(text: str, speakers: Iterable[str]) -> list[tuple[str, str]]:
+    """(speaker, the form used) for each speaker that `text` names.
+
+    A name is used whole, by one of its words, or shortened to three or more of its first letters
+    ("Mel" for "Melanie"), and with a capital where its script has capitals.
+    """
+    found = []
+    words = list(dict.fromkeys(re.findall(r"[^\W\d_]+", text)))[:400]
+    for name in sorted(set(speakers)):
+        form = _form(name, text, words)
+        if form is not None:
+            found.append((name, form))
+    return found
+
+
+def _form(name: str, text: str, words: Sequence[str]) -> str | None:
+    if not name.strip():
+        return None
+    whole = re.search(rf"(?<!\w){re.escape(name.strip())}(?!\w)", text, re.IGNORECASE)
+    if whole and not (whole[0].islower() and name != whole[0]):
+        return whole[0]
+    folded = [part.casefold() for part in re.findall(r"[^\W\d_]{2,}", name)]
+    best = None
+    for word in words:
+        if word[0] != word[0].upper():
+            continue
+        low = word.casefold()
+        if low in folded:
+            return word
+        if best is None and len(low) >= 3 and any(part.startswith(low) for part in folded):
+            best = word
+    return best
+
+
+def _first_person(text: str, form: str) -> str:
+    """ "What is Ana's plan" -> "What is my plan": the way Ana's own messages put it."""
+    name = re.escape(form)
+    text = re.sub(rf"(?<!\w){name}['\u2019]s(?!\w)", "my", text)
+    return re.sub(rf"(?<!\w){name}(?!\w)", "I", text)
