@@ -143,9 +143,9 @@ def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATI
 
 def recognise(db: Connection, path: str) -> None:
     """Refuse a database of another program, before anything of it is changed. An empty file is welcome."""
-    if db.execute("PRAGMA application_id")[0][0] == APPLICATION_ID:
-        return
-    if db.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+    # In this order, because another process may be creating it: mark and tables come in one transaction.
+    used = db.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    if used and db.execute("PRAGMA application_id")[0][0] != APPLICATION_ID:
         raise StoreError(f"{path!r} is a SQLite database of another program")
 
 
