@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModelError,
         NotFoundError,
         OwnershipError,
+        ProcessorError,
         SchemaVersionError,
         StoreBusyError,
         StoreError,
@@ -73,8 +74,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
-        "OwnershipError", "SchemaVersionError", "StoreBusyError", "StoreError", "ThreadmarkError",
-        "TripwireError", "ValidationError",
+        "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError", "StoreError",
+        "ThreadmarkError", "TripwireError", "ValidationError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -133,6 +134,7 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "OwnershipError",
+    "ProcessorError",
     "ReasoningPart",
     "RequestContext",
     "Run",

@@ -10,7 +10,8 @@
     │   ├── StoreBusyError      others kept the database locked for longer than `busy_timeout`
     │   └── SchemaVersionError  the database was written by a newer Threadmark
     ├── ModelError              the model failed, or answered with nothing usable
-    ├── TripwireError           a processor stopped the turn; nothing was stored
+    ├── ProcessorError          a processor failed or returned what it may not; nothing was stored
+    ├── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
     └── ApprovalError           a decision came too late, twice, or for other arguments
 
 Messages quote identifiers with `!r`, say what to do, and never hold another owner's data.
@@ -18,6 +19,7 @@ Messages quote identifiers with `!r`, say what to do, and never hold another own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -71,8 +73,34 @@ class ModelError(ThreadmarkError):
         self.status = status
 
 
+class ProcessorError(ThreadmarkError):
+    """A hook of a processor raised, or returned what it may not. Nothing of the turn was stored.
+
+    `processor` is the processor's name, `hook` the hook's; `__cause__` is what the hook raised.
+    """
+
+    def __init__(self, message: str, *, processor: str = "", hook: str = "") -> None:
+        super().__init__(message)
+        self.processor = processor
+        self.hook = hook
+
+
 class TripwireError(ThreadmarkError):
-    """A processor stopped the turn."""
+    """Raised in a processor to stop the run, or with `retry` to have the step answered again.
+
+    Agents do not let it out: the run ends with a result whose `tripwire` holds `reason` and `metadata`.
+    """
+
+    processor: str = ""
+    hook: str = ""
+
+    def __init__(
+        self, reason: str, *, retry: bool = False, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry = retry
+        self.metadata: Mapping[str, Any] = {} if metadata is None else metadata
 
 
 class ApprovalError(ThreadmarkError):

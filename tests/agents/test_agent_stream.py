@@ -483,6 +483,7 @@ _fields: dict[str, st.SearchStrategy[object]] = {
     "replayed": st.booleans(),
     "provider_executed": st.booleans(),
     "data": st.none() | st.binary(),
+    "metadata": st.dictionaries(st.text(), _json, max_size=3),
     "finish_reason": st.sampled_from(["stop", "max-steps", "error"]),
 }
 
@@ -522,10 +523,11 @@ def test_event_types() -> None:
             "tool-call-input-streaming-start",
             "tool-error",
             "tool-result",
+            "tripwire",
         ]
     )
     ending = {name for name, kind in ev._EVENTS.items() if kind.terminal}  # type: ignore[attr-defined]
-    assert ending == {"finish", "error", "abort"}
+    assert ending == {"finish", "error", "abort", "tripwire"}
     assert all(issubclass(ev._EVENTS[name], TerminalEvent) for name in ending)  # type: ignore[arg-type]
 
 

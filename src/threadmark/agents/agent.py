@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any, Unpack
 from .._errors import ConfigurationError, ValidationError
 from .._ids import check_count, check_id, check_metadata
 from .._sync import sync_twin
-from .._types import Json
+from .._types import Json, Message
 from ..memory import context as memory_context
 from ..memory.turn import Turn
 from ..models.base import Model
+from ..processors._values import own_message
+from ..processors.base import ProcessorContext
+from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .events import Emit
 from .loop import Plan, Run
-from .options import Call, CallOptions, Dynamic, Tools, TurnSource, check_agent_options, check_call
+from .options import (
+    Call,
+    CallOptions,
+    Dynamic,
+    Processors,
+    Tools,
+    TurnSource,
+    check_agent_options,
+    check_call,
+    check_processors,
+)
 from .prompts import Prompt
 from .replay import replay
 from .request_context import RequestContext
@@ -41,9 +54,14 @@ class Agent:
         tool_concurrency: Most tools of one step that run at once.
         settings: Passed on to the model (`temperature`, `max_tokens`, ...).
         description: What the agent is good for; for whoever may delegate to it.
+        input_processors: See, change or stop what goes to the model, in this order, after memory has loaded.
+        output_processors: The same for what comes back, before memory stores it.
+        error_processors: Decide whether a failed model call is made again.
+        max_processor_retries: How often processors may have one step answered again.
 
-    `instructions`, `model`, `memory` and `tools` may be functions of the `RequestContext`, plain or
-    async; each is called once per run. An agent keeps nothing of its calls: any number may run at once.
+    `instructions`, `model`, `memory`, `tools` and the lists of processors may be functions of the
+    `RequestContext`, plain or async; each is called once per run. An agent keeps nothing of its calls: any
+    number may run at once.
     Raises `ConfigurationError` or `ValidationError` for what cannot work.
     """
 
@@ -59,6 +77,10 @@ class Agent:
         tool_concurrency: int = 10,
         settings: Mapping[str, Json] | None = None,
         description: str = "",
+        input_processors: Dynamic[Processors] = (),
+        output_processors: Dynamic[Processors] = (),
+        error_processors: Dynamic[Processors] = (),
+        max_processor_retries: int = 3,
     ) -> None:
         check_agent_options(instructions=instructions, memory=memory, tools=tools)
         self.name = check_id("agent", name)
@@ -72,6 +94,12 @@ class Agent:
         self._tools: ToolSet | Callable[[RequestContext], Tools | Awaitable[Tools]]
         self._tools = tools if callable(tools) else ToolSet.of(tools)
         self._models: dict[str, Model] = {}
+        self.max_processor_retries = check_count("max_processor_retries", max_processor_retries)
+        self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
+            "input": check_processors(input_processors, "input"),
+            "output": check_processors(output_processors, "output"),
+            "error": check_processors(error_processors, "error"),
+        }
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r})"
@@ -120,7 +148,9 @@ class Agent:
         instructions = await _resolve(chosen, call.request_context)
         if not isinstance(instructions, str):
             raise ConfigurationError(f"instructions must be text, not {type(instructions).__name__}")
-        turn = None if memory is None else await self._open(memory, call)
+        listed = {kind: await self._resolve_processors(kind, call) for kind in self._processors}
+        options = {**memory_options(listed["input"] + listed["output"]), **call.memory}
+        turn = None if memory is None else await self._open(memory, call, options)
         if turn is not None and turn.finished is not None:
             return replay(turn, turn.finished, self.name, emit)
         new = call.input if turn is None else turn.input
@@ -133,7 +163,7 @@ class Agent:
             agent=self.name,
             model=model,
             tools=tools if turn is None else tools.with_memory(turn.tools()),
-            prompt=_prompt(turn, instructions, call),
+            prompt=lambda accepted: _prompt(turn, instructions, call, accepted),
             input=new,
             settings={**self.settings, **call.settings} if call.settings else self.settings,
             max_steps=call.max_steps or self.max_steps,
@@ -142,17 +172,18 @@ class Agent:
             step_timeout=call.step_timeout,
             request_context=call.request_context,
             claim=call.may_repeat,
+            guards=self._guards(listed, call, model, turn, instructions),
         )
         return await Run(plan, turn, emit).execute()
 
-    async def _open(self, memory: TurnSource, call: Call) -> Turn:
+    async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None
         assert call.thread is not None
         return await memory.open_turn(
             resource=call.resource,
             thread=call.thread,
             input=call.input,
-            options=call.memory,
+            options=options,
             agent=self.name,
             run_id=call.run_id,
         )
@@ -176,6 +207,39 @@ class Agent:
         tools = self._tools
         return tools if isinstance(tools, ToolSet) else ToolSet.of(await _resolve(tools, context))
 
+    async def _resolve_processors(self, kind: Kind, call: Call) -> tuple[Entry, ...]:
+        chosen = call.processors.get(kind, self._processors[kind])
+        return (
+            chosen
+            if isinstance(chosen, tuple)
+            else entries(await _resolve(chosen, call.request_context), kind)
+        )
+
+    def _guards(
+        self,
+        listed: Mapping[Kind, tuple[Entry, ...]],
+        call: Call,
+        model: Model,
+        turn: Turn | None,
+        instructions: str,
+    ) -> Pipeline | None:
+        if not any(entry.hooks for found in listed.values() for entry in found):
+            return None
+        facts = ProcessorContext(
+            run_id=call.run_id,
+            agent=self.name,
+            model=model.name,
+            resource_id=None if turn is None else turn.resource_id,
+            thread_id=None if turn is None else turn.thread_id,
+            request_context=call.request_context,
+            history=() if turn is None else tuple([own_message(message) for message in turn.history]),
+            instructions=instructions,
+        )
+        retries = (
+            self.max_processor_retries if call.max_processor_retries is None else call.max_processor_retries
+        )
+        return Pipeline(listed["input"], listed["output"], listed["error"], retries, facts)
+
     async def _resolve_model(self, call: Call) -> Model:
         model: Any = self._model if call.model is None else call.model
         if not isinstance(model, (str, Model)) and callable(model):
@@ -197,11 +261,13 @@ class Agent:
         return inferred
 
 
-def _prompt(turn: Turn | None, instructions: str, call: Call) -> memory_context.Prompt:
+def _prompt(
+    turn: Turn | None, instructions: str, call: Call, input: Sequence[Message]
+) -> memory_context.Prompt:
     if turn is not None:
         return turn.prompt(instructions, call.system, call.context)
     layers = memory_context.Layers(
-        instructions=instructions, system=call.system, context=call.context, input=call.input
+        instructions=instructions, system=call.system, context=call.context, input=input
     )
     return memory_context.build_prompt(layers)[0]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import dataclasses
 import inspect
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from .._codec import to_json
 from .._errors import ValidationError
+from .._sync import in_thread
 from .._types import Json, ToolPart
 from ..memory.context.render import interrupted
 from .tools import InvalidArgumentsError, Tool, ToolContext, ToolSet
@@ -138,39 +137,8 @@ async def _within(seconds: float | None, work: Coroutine[Any, Any, Any]) -> Any:
 async def _invoke(tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if tool.is_async:
         return await tool.function(*args, **kwargs)
-    value = await _in_thread(lambda: tool.function(*args, **kwargs))
+    value = await in_thread(lambda: tool.function(*args, **kwargs), "threadmark-tool")
     return await value if inspect.isawaitable(value) else value
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    """The value of `function`, run in a thread of its own with this task's context variables.
-
-    The threads of the event loop's own pool are few, shared, and waited for at exit: one tool that never
-    returns would hold up others, and the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def deliver(value: Any, error: BaseException | None) -> None:
-        if not future.done():
-            future.set_result((value, error))
-
-    def run() -> None:
-        value, failure = None, None
-        try:
-            value = context.run(function)
-        except BaseException as error:
-            failure = error
-        # A closed loop has nobody waiting any more.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(deliver, value, failure)
-
-    threading.Thread(target=run, name="threadmark-tool", daemon=True).start()
-    value, failure = await future
-    if failure is not None:
-        raise failure
-    return value
 
 
 def as_json(value: Any) -> Json:

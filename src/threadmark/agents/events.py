@@ -4,7 +4,7 @@ A text turn gives: start, step-start, text-start, text-delta (one or more), text
 A step with tools gives, for each call: tool-call-input-streaming-start, tool-call-delta (any number),
 tool-call-input-streaming-end, tool-call; then one tool-result or tool-error for each call, in the order of
 the calls; then step-finish, and the next step. Exactly one terminal event ends every stream: `finish`,
-`error` or `abort`. A stream that fails before its turn is open has that one event only.
+`error`, `abort` or `tripwire`. A stream that fails before its turn is open has that one event only.
 """
 
 from __future__ import annotations
@@ -230,6 +230,17 @@ class AbortEvent(TerminalEvent):
     finish_reason: FinishReason = "aborted"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TripwireEvent(TerminalEvent):
+    """A processor stopped the run, and nothing of the turn is stored: whatever was shown of it is void."""
+
+    type: ClassVar[Literal["tripwire"]] = "tripwire"
+    finish_reason: FinishReason = "tripwire"
+    reason: str
+    processor: str = ""
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+
+
 Event: TypeAlias = (
     StartEvent
     | StepStartEvent
@@ -250,6 +261,7 @@ Event: TypeAlias = (
     | FinishEvent
     | ErrorEvent
     | AbortEvent
+    | TripwireEvent
 )
 
 Emit: TypeAlias = Callable[[Event], None]

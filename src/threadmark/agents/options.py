@@ -11,6 +11,8 @@ from .._ids import check_count, check_id, check_metadata, new_id
 from .._types import Json, Message, Speaker, Thread
 from ..memory.options import MemoryOptions, MemorySettings
 from ..memory.turn import ThreadSpec, Turn
+from ..processors.base import ProcessorLike
+from ..processors.pipeline import Entry, Kind, entries
 from .prompts import Prompt, as_messages, with_speaker
 from .request_context import RequestContext
 from .tools import Function, Tool
@@ -25,6 +27,7 @@ Dynamic: TypeAlias = T | Callable[[RequestContext], T | Awaitable[T]]
 
 ThreadLike: TypeAlias = str | Mapping[str, Json] | Thread | ThreadSpec
 Tools: TypeAlias = Sequence[Tool | Function]
+Processors: TypeAlias = Sequence[ProcessorLike]
 
 
 class TurnSource(Protocol):
@@ -58,6 +61,8 @@ class CallOptions(MemoryOptions, total=False):
     timeout: Seconds from the call after which model and tools are stopped. The run then ends normally, with
         finish reason "timeout"; what was finished is kept and stored.
     step_timeout: The same for each single model call.
+    input_processors, output_processors, error_processors: Instead of the agent's.
+    max_processor_retries: Instead of the agent's.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
         (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
         the same id raises `ConflictError` before any model or tool is called. A run that failed before it
@@ -76,6 +81,10 @@ class CallOptions(MemoryOptions, total=False):
     max_steps: int | None
     timeout: float | None
     step_timeout: float | None
+    input_processors: Dynamic[Processors] | None
+    output_processors: Dynamic[Processors] | None
+    error_processors: Dynamic[Processors] | None
+    max_processor_retries: int | None
     run_id: str | None
 
 
@@ -102,6 +111,9 @@ class Call:
     may_repeat: bool
     """The caller named the run, so another call may be making the same one."""
     memory: Mapping[str, Any]
+    processors: Mapping[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]]
+    """Lists of processors by kind, those that are not the agent's."""
+    max_processor_retries: int | None
 
 
 def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call:
@@ -128,6 +140,8 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
         raise ValidationError("the prompt has only system messages; give it a user's")
     context = get("context")
     run_id, max_steps = get("run_id"), get("max_steps")
+    retries = get("max_processor_retries")
+    kinds: tuple[Kind, ...] = ("input", "output", "error")
     return Call(
         input=with_speaker(messages, get("speaker"), verified=request.speaker),
         resource=resource,
@@ -144,6 +158,12 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
         run_id=new_id() if run_id is None else check_id("run", run_id),
         may_repeat=run_id is not None,
         memory=memory,
+        processors={
+            kind: check_processors(chosen, kind)
+            for kind in kinds
+            if (chosen := get(f"{kind}_processors")) is not None
+        },
+        max_processor_retries=None if retries is None else check_count("max_processor_retries", retries),
     )
 
 
@@ -166,6 +186,13 @@ def _seconds(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValidationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)
+
+
+def check_processors(
+    processors: Dynamic[Processors], kind: Kind
+) -> tuple[Entry, ...] | Callable[[RequestContext], Any]:
+    """A list of processors, checked; a function that gives one, as it is. Raises `ConfigurationError`."""
+    return processors if callable(processors) else entries(processors, kind)
 
 
 def check_agent_options(*, instructions: object, memory: object, tools: object) -> None:

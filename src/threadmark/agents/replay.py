@@ -1,12 +1,13 @@
-"""The answer of a run that was finished before, given again without asking a model."""
+"""An answer that is there as a whole, told as events: that of a run which was finished before."""
 
 from __future__ import annotations
 
 from .._errors import ModelError
 from .._types import FilePart, Message, ReasoningPart, Run, TextPart, ToolPart
 from ..memory.turn import Turn
+from ..processors.base import Tripwire
 from .events import Emit, StartEvent, StepFinishEvent, StepStartEvent
-from .result import AgentResult
+from .result import AgentResult, answer_reason, steps_of
 from .streaming import StreamedAnswer
 
 
@@ -26,6 +27,7 @@ def replay(turn: Turn, run: Run, agent: str, emit: Emit | None) -> AgentResult:
         thread_id=turn.thread_id,
         resource_id=turn.resource_id,
         replayed=True,
+        tripwire=Tripwire(reason=run.error or "") if run.finish_reason == "tripwire" else None,
     )
     if emit is not None:
         _tell(result, emit)
@@ -42,7 +44,12 @@ def _tell(result: AgentResult, emit: Emit) -> None:
         return
     run_id = result.run_id
     emit(StartEvent(run_id=run_id, agent=result.agent, message_id=message.id))
-    steps = result.steps
+    tell_answer(message, run_id, emit)
+
+
+def tell_answer(message: Message, run_id: str, emit: Emit) -> None:
+    """The steps of a finished answer as events."""
+    steps = steps_of(message.parts)
     for step in steps:
         emit(StepStartEvent(run_id=run_id, step=step.number, model=step.model))
         answer = StreamedAnswer(run_id, step.number, emit)
@@ -53,7 +60,7 @@ def _tell(result: AgentResult, emit: Emit) -> None:
             StepFinishEvent(
                 run_id=run_id,
                 step=step.number,
-                finish_reason="tool-calls" if step.tool_calls else "stop",
+                finish_reason="tool-calls" if step.tool_calls else answer_reason(step.finish_reason),
                 is_continued=step.number < len(steps),
                 usage=step.usage,
             )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from .._codec import usage_from_dict
 from .._types import FinishReason, Json, Message, Part, ReasoningPart, StepPart, TextPart, ToolPart, Usage
 from ..memory.context import ContextReport
+from ..processors.base import Tripwire
+
+_FINISH_REASONS = frozenset(get_args(FinishReason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +43,9 @@ class AgentResult:
     `message` is the answer, `None` when nothing was produced; `messages` are those of this run: what was
     new in the input, then the answer. Of a stored turn they are as stored, with `seq`. `context` says what
     the model saw. `usage` is summed over all model calls. `finish_reason` is the model's, or "max-steps",
-    "timeout", "aborted" or "error". `replayed` is true when an earlier run with this `run_id` had given
-    the answer; `context` is then empty.
+    "timeout", "aborted", "error" or "tripwire". `tripwire` says why a processor stopped the run; there are
+    no messages then, nothing is stored, and what was blocked is nowhere in the result. `replayed` is true
+    when an earlier run with this `run_id` had given the answer; `context` is then empty.
     """
 
     run_id: str
@@ -53,6 +58,7 @@ class AgentResult:
     thread_id: str | None = None
     resource_id: str | None = None
     replayed: bool = False
+    tripwire: Tripwire | None = None
 
     @property
     def text(self) -> str:
@@ -102,3 +108,10 @@ def steps_of(parts: Sequence[Part]) -> tuple[Step, ...]:
             for number, (mark, rest) in enumerate(groups, 1)
         ]
     )
+
+
+def answer_reason(given: str | None) -> FinishReason:
+    """A model's finish reason as that of an answer without open calls."""
+    if given is None or given == "tool-calls":
+        return "stop"
+    return given if given in _FINISH_REASONS else "other"  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import ParamSpec, TypeAlias
 
 from .._sync import background_loop, run_sync
-from .events import AbortEvent, Emit, ErrorEvent, Event, FinishEvent, TextDeltaEvent
+from .events import AbortEvent, Emit, ErrorEvent, Event, FinishEvent, TextDeltaEvent, TripwireEvent
 from .loop import settle
 from .result import AgentResult
 
@@ -33,7 +33,7 @@ class AgentStream:
 
     Leaving `async with` waits for the end of the run, so that the turn is stored; leaving it with an
     exception cancels the run. Iterating events never raises the run's error, the last event tells it;
-    `text` and `result()` raise it.
+    `text` and `result()` raise it. A processor that stops the run is no error: the result's `tripwire` tells.
     """
 
     def __init__(self, start: Start, run_id: str, agent: str) -> None:
@@ -125,6 +125,16 @@ class AgentStream:
         self._result = result
         if result.finish_reason == "aborted" and not result.replayed:
             self._end(AbortEvent(run_id=self.run_id, usage=result.usage))
+        elif result.tripwire is not None:
+            self._end(
+                TripwireEvent(
+                    run_id=self.run_id,
+                    usage=result.usage,
+                    reason=result.tripwire.reason,
+                    processor=result.tripwire.processor,
+                    metadata=result.tripwire.metadata,
+                )
+            )
         else:
             self._end(
                 FinishEvent(

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from .._codec import to_json
 from .._errors import ModelError
 from .._types import FilePart, Json, ReasoningPart, TextPart, ToolPart
-from ..models.base import ModelEvent, ModelResponse, PartDelta, PartEnded, PartStarted, ResponsePart
+from ..models.base import (
+    ModelEvent,
+    ModelResponse,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    ResponseEnded,
+    ResponsePart,
+)
+from ..processors.pipeline import with_text
 from .calls import sound
 from .events import (
     Emit,
@@ -27,25 +38,36 @@ from .events import (
     ToolResultEvent,
 )
 
+if TYPE_CHECKING:
+    from ..processors.pipeline import Pipeline
+
 
 class StreamedAnswer:
     """One response under way."""
 
-    __slots__ = ("_emit", "_ended", "_run_id", "_started", "_step", "_texts")
+    __slots__ = ("_emit", "_ended", "_filter", "_run_id", "_started", "_step", "_texts")
 
-    def __init__(self, run_id: str, step: int, emit: Emit) -> None:
+    def __init__(self, run_id: str, step: int, emit: Emit, filter: Pipeline | None = None) -> None:
         self._run_id = run_id
         self._step = step
         self._emit = emit
         self._started: dict[int, ResponsePart] = {}
         self._texts: dict[int, list[str]] = {}
         self._ended: dict[int, ResponsePart] = {}
+        self._filter = filter  # through which text and thinking go
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it has been told."""
+        return bool(self._started)
 
     async def read(self, events: AsyncGenerator[ModelEvent, None]) -> ModelResponse:
         """Read the stream to its end. Raises `ModelError` if it ends without a response."""
         response: ModelResponse | None = None
         async with aclosing(events):
             async for event in events:
+                if self._filter is not None:
+                    event = await self._filtered(event, self._filter)
                 if type(event) is PartDelta:
                     self._delta(event.index, event.delta)
                 elif type(event) is PartStarted:
@@ -57,6 +79,33 @@ class StreamedAnswer:
         if response is None:
             raise ModelError("the model's stream ended without a response")
         return response
+
+    async def _filtered(self, event: ModelEvent, filter: Pipeline) -> ModelEvent:
+        """`event` with its text as processors made it. What they held back comes before the part's end."""
+        if isinstance(event, PartStarted) and isinstance(event.part, (TextPart, ReasoningPart)):
+            first = event.part.text
+            self._start(event.index, replace(event.part, text=""))
+            return PartDelta(event.index, await self._pass(filter, event.index, first) if first else "")
+        if isinstance(event, PartDelta) and isinstance(self._started[event.index], (TextPart, ReasoningPart)):
+            return PartDelta(event.index, await self._pass(filter, event.index, event.delta))
+        if isinstance(event, PartEnded) and isinstance(event.part, (TextPart, ReasoningPart)):
+            self._delta(event.index, await self._pass(filter, event.index, "", last=True))
+            return PartEnded(event.index, with_text(event.part, "".join(self._texts[event.index])))
+        if isinstance(event, ResponseEnded):
+            parts = [
+                with_text(part, "".join(self._texts[index]))
+                if isinstance(part, (TextPart, ReasoningPart)) and index in self._texts
+                else part
+                for index, part in enumerate(event.response.parts)
+            ]
+            return ResponseEnded(replace(event.response, parts=tuple(parts)))
+        return event
+
+    async def _pass(self, filter: Pipeline, index: int, text: str, *, last: bool = False) -> str:
+        kind: Literal["text", "reasoning"] = (
+            "text" if isinstance(self._started[index], TextPart) else "reasoning"
+        )
+        return await filter.output_delta(kind, index, text, last=last)
 
     def tell(self, index: int, part: ResponsePart) -> None:
         """Tell of a part that is there as a whole."""
@@ -98,6 +147,8 @@ class StreamedAnswer:
 
     def _delta(self, index: int, delta: str) -> None:
         part = self._started[index]
+        if not delta and self._filter is not None:
+            return
         self._texts[index].append(delta)
         if isinstance(part, TextPart):
             self._emit(TextDeltaEvent(run_id=self._run_id, part_id=self._part_id(index), text=delta))

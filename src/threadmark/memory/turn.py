@@ -108,6 +108,7 @@ class Turn:
         self._claim = claim
         self._claimed = version > 0
         self._input_is_stored = again
+        self._early: set[str] = set()  # stored before the commit
         self._state = state
         self._moved = moved
         self._window: Window | None = None
@@ -167,6 +168,14 @@ class Turn:
         self._window = window
         return prompt
 
+    def take_input(self, messages: Sequence[Message]) -> None:
+        """Go on with `messages`, what processors made of the input, instead of `input`."""
+        self.input = self._with_memory_update(tuple([without_context(message) for message in messages]))
+
+    def discard_changes(self) -> None:
+        """Forget what this turn changed in working memory: it was never accepted."""
+        self._draft = None
+
     def _fresh(self) -> bool:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
@@ -220,13 +229,30 @@ class Turn:
     async def begin(self) -> None:
         """With `save_user_first`: store the input and a running run. Otherwise does nothing."""
         if self.writes and self.settings.save_user_first:
-            await self._write(() if self._input_is_stored else self.input, "running")
+            messages = () if self._input_is_stored else self.input
+            await self._write(messages, "running")
+            self._early.update(message.id for message in messages)
             self._input_is_stored = True
 
     async def checkpoint(self, message: Message) -> None:
         """With `save_user_first`: store the answer as far as it is finished. Otherwise does nothing."""
         if self.writes and self.settings.save_user_first:
             await self._write((message,), "running")
+            self._early.add(message.id)
+
+    async def retract(self, reason: str, *, finish_reason: FinishReason, usage: Usage | None = None) -> None:
+        """Take back what `begin` and `checkpoint` stored, because the turn must not be stored.
+
+        The messages go, and the run stays as an aborted one without content. A thread that was created, and
+        metadata that was merged into one, stay too: others may have written there meanwhile.
+        """
+        if not self._version:
+            return
+        if self._early:
+            await self._store.delete_messages(
+                self.resource_id, self.thread_id, sorted(self._early), self._clock()
+            )
+        await self._write((), "aborted", finish_reason, usage, reason, self._clock())
 
     async def commit(
         self,
