@@ -18,8 +18,9 @@ from threadmark.memory.working import WorkingMemoryHandle
 PUBLIC = """
     Agent AgentResult AgentStream ApprovalError Block ConfigurationError ConflictError ContextReport
     DataPart ErasureReceipt ErrorPart Event FilePart Memory MemoryOptions Message MessageChange
-    MessagePage Model ModelError NotFoundError OwnershipError ProcessorError ReasoningPart RequestContext Run
-    RunPage SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread
+    MessagePage Model ModelError NotFoundError OwnershipError ProcessorError ReasoningPart
+    RequestContext Run RunPage
+    SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread
     ThreadClone ThreadPage ThreadSource ThreadSpec ThreadmarkError Tool ToolContext ToolPart
     TripwireError Usage ValidationError WorkingMemory tool
 """

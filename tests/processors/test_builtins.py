@@ -106,7 +106,7 @@ async def test_token_limiter_keeps_working_memory_and_calls(memory: Memory) -> N
     model = ScriptedModel([ToolCall("lookup", {"query": "x"}), "done"])
     agent = Agent("a", memory=memory, model=model, tools=[lookup], input_processors=[TokenLimiter(600)])
     options: Any = {"working_memory": WorkingMemory(read_only=True), "last_messages": None}
-    await agent.generate("now " + "z" * 1800, resource="ana", thread="new", **options)
+    await agent.generate("now " + "word " * 350, resource="ana", thread="new", **options)
     assert "likes tea" in model.requests[0].messages[0].text
     last = model.requests[1].messages[-1]
     assert [part.type for part in last.parts] == ["step", "tool"]

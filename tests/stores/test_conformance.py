@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,35 @@ from threadmark.testing.conformance import Behaviour, Harness, behaviours
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=KINDS)
-async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
-    async with make_harness(tmp_path, request.param) as made:
-        yield made
+IN_MEMORY = frozenset({"scrub"})  # it ends with its object, and nobody else can reach it
+IN_A_FILE = frozenset({"scrub", "reopen", "processes"})
 
 
-@pytest.mark.parametrize("behaviour", behaviours(), ids=str)
-async def test_contract(behaviour: Behaviour, harness: Harness) -> None:
+def offered(kind: str) -> frozenset[str]:
+    return IN_MEMORY if kind == "memory" else IN_A_FILE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_offered(kind: str, tmp_path: Path) -> None:
+    """A file offers everything; a database in memory all that does not outlive or leave its object."""
+    async with make_harness(tmp_path, kind) as made:
+        assert await made.capabilities() == offered(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "behaviour"),
+    [(kind, behaviour) for kind in KINDS for behaviour in behaviours() if behaviour.needs <= offered(kind)],
+    ids=str,
+)
+async def test_contract(kind: str, behaviour: Behaviour, tmp_path: Path) -> None:
     """The store keeps this sentence of the contract."""
-    await behaviour(harness)
+    async with make_harness(tmp_path, kind) as made:
+        await behaviour(made)
 
 
-@pytest.mark.parametrize("behaviour", behaviours(), ids=str)
+@pytest.mark.parametrize(
+    "behaviour", [behaviour for behaviour in behaviours() if behaviour.needs <= IN_MEMORY], ids=str
+)
 async def test_contract_through_a_wrapper(behaviour: Behaviour, tmp_path: Path) -> None:
     """A store with no fault armed around it keeps the contract as the inner one does."""
     inner = make_harness(tmp_path, "memory")

@@ -83,6 +83,9 @@ class Machine(RuleBasedStateMachine):
         self.model = ModelStore()
         self.build = Builders(self.clock)
         self.touched: set[str] = set()
+        for owner in OWNERS:
+            first = [Message(id=id_, text=f"{owner}'s {id_}") for id_ in ("m1", "m2")]
+            self.save(owner, "t1", first, create=True)
         self.before = {owner: self.run(dump(self.store, owner)) for owner in OWNERS}
 
     def teardown(self) -> None:
@@ -315,7 +318,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         owner=owners,
         thread=threads,
-        ids=st.lists(message_ids, max_size=3),
+        ids=st.lists(message_ids, min_size=1, max_size=3),
         before=st.integers(0, 2),
         after=st.integers(0, 2),
     )

@@ -163,6 +163,9 @@ async def neighbours(h: Harness) -> None:
         same([f"t1-{n}" for n in expected], ids(found), f"{wanted} with {before} before and {after} after")
     found = await store.get_messages("ann", ["t1-9", "t2-1"], before=1, after=1)
     same(["t1-8", "t1-9", "t2-1", "t2-2"], sorted(ids(found)), "neighbours are of the same thread")
+    for edge, around in (("t1-9", ["t1-8", "t1-9"]), ("t2-1", ["t2-1", "t2-2"])):
+        found = await store.get_messages("ann", [edge], before=1, after=1)
+        same(around, ids(found), f"{edge} is at an end of its thread, and no other thread goes on there")
 
 
 @behaviour("messages: deleted neighbours are stepped over")

@@ -1,0 +1,145 @@
+"""Token counts that learn from the provider's own figures, and use an exact tokenizer if one is installed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from math import isfinite
+from statistics import median
+from typing import Literal, TypeAlias
+
+from .._errors import ValidationError
+from .._types import Json, Message
+from .tokens import FAMILIES, estimate_tokens, message_tokens
+from .tokens_exact import exact_counter
+
+Exactness: TypeAlias = Literal["auto", "off"]
+
+LOWEST, HIGHEST = 0.5, 2.0  # a correction never goes further: what looks like more is a mistake elsewhere
+_WINDOW = 31  # observations kept per model
+_MODELS = 64  # models kept; the one observed longest ago goes first
+_PLAUSIBLE = (0.2, 5.0)  # ratios outside are of a call that was cut off, cached elsewhere or mixed up
+_SMALLEST = 100  # tokens; below, framing that nobody counted outweighs the text
+
+
+class TokenCounter:
+    """Counts tokens for one family of tokenizers, corrected per model by what its provider reported.
+
+    `family` is one of `tokens.FAMILIES`. With `exact="auto"` an installed `quicktok-v1`, `bpe-openai` or
+    `tiktoken` (whose vocabulary must be in its cache: nothing is ever downloaded) counts in place of the
+    estimate; `exact="off"` always estimates. `state` is what `state()` of an earlier counter gave.
+
+    The correction is the median of the model's last 31 ratios of reported to counted tokens and of one ratio
+    of 1, held to 0.5 ... 2: one odd report moves it half way at most, two that agree set it, and the order
+    within the 31 does not matter.
+
+    Raises ValidationError for an unknown family or exactness, and for a state that `state()` did not give.
+    """
+
+    def __init__(
+        self, *, family: str = "o200k", exact: Exactness = "auto", state: Mapping[str, Json] | None = None
+    ) -> None:
+        if family not in FAMILIES:
+            raise ValidationError(f"no tokenizer family {family!r}; there are {', '.join(FAMILIES)}")
+        if exact not in ("auto", "off"):
+            raise ValidationError(f"exact must be 'auto' or 'off', not {exact!r}")
+        self.family = family
+        self._exact: tuple[str, Callable[[str], int | None]] | None = None
+        self._look = (
+            exact == "auto"
+        )  # tokenizers load in tens of milliseconds, so only when first asked to count
+        self._ratios: dict[str, deque[float]] = {} if state is None else _read(state)
+        self._factors = {model: _factor(ratios) for model, ratios in self._ratios.items()}
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The package that counts exactly, or `None` when counts are estimated."""
+        self._find()
+        return None if self._exact is None else self._exact[0]
+
+    def raw(self, text: str) -> int:
+        """Tokens of `text` before the correction: exact when there is a tokenizer, else estimated.
+
+        Texts of more than 500,000 characters are always estimated.
+        """
+        if self._look:
+            self._find()
+        if self._exact is not None:
+            counted = self._exact[1](text)
+            if counted is not None:
+                return counted
+        return estimate_tokens(text, self.family)
+
+    def raw_message(self, message: Message) -> int:
+        """Tokens of a message before the correction."""
+        return message_tokens(message, self.raw)
+
+    def count(self, text: str, model: str = "") -> int:
+        """Tokens of `text` for `model`: 0 only for the empty text."""
+        return self.scale(self.raw(text), model)
+
+    def message(self, message: Message, model: str = "") -> int:
+        """Tokens of a message for `model`, its framing included."""
+        return self.scale(self.raw_message(message), model)
+
+    def scale(self, tokens: int, model: str = "") -> int:
+        """An uncorrected count, corrected for `model`."""
+        factor = self._factors.get(model)
+        return tokens if factor is None else max(1, round(tokens * factor)) if tokens > 0 else 0
+
+    def ratio(self, model: str = "") -> float:
+        """What uncorrected counts for `model` are multiplied by: 1 before any report."""
+        return self._factors.get(model, 1.0)
+
+    def observe(self, estimated: int, actual: int, model: str = "") -> None:
+        """Learn from one call: `estimated` is the uncorrected count of all that was sent, `actual` what the
+        provider reported for it (cached input included).
+
+        Calls of fewer than 100 tokens, and those that differ by more than five times, teach nothing.
+        """
+        if estimated < _SMALLEST or actual < _SMALLEST:
+            return
+        ratio = actual / estimated
+        if not _PLAUSIBLE[0] <= ratio <= _PLAUSIBLE[1]:
+            return
+        ratios = self._ratios.pop(model, None) or deque(maxlen=_WINDOW)
+        ratios.append(round(ratio, 4))
+        self._ratios[model] = ratios
+        self._factors[model] = _factor(ratios)
+        while len(self._ratios) > _MODELS:
+            oldest = next(iter(self._ratios))
+            del self._ratios[oldest], self._factors[oldest]
+
+    def state(self) -> dict[str, Json]:
+        """What the counter has learned, as JSON of at most some 20 KB, to give to another as `state`."""
+        return {"version": 1, "ratios": {model: list(ratios) for model, ratios in self._ratios.items()}}
+
+    def _find(self) -> None:
+        if self._look:
+            self._exact = exact_counter(self.family)
+            self._look = False
+
+
+def _factor(ratios: deque[float]) -> float:
+    return min(HIGHEST, max(LOWEST, median([1.0, *ratios])))
+
+
+def _read(state: Mapping[str, Json]) -> dict[str, deque[float]]:
+    found: dict[str, deque[float]] = {}
+    ratios = state.get("ratios") if isinstance(state, Mapping) and state.get("version") == 1 else None
+    if not isinstance(ratios, Mapping):
+        raise ValidationError("the state of a token counter has version 1 and ratios")
+    for model, values in list(ratios.items())[-_MODELS:]:
+        if not isinstance(model, str) or not isinstance(values, (list, tuple)):
+            raise ValidationError("the ratios of a token counter are lists by model")
+        for value in values:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not isfinite(value)
+                or value <= 0
+            ):
+                raise ValidationError(f"the ratios of a token counter are positive numbers, not {value!r}")
+        if values:
+            found[model] = deque(map(float, values), maxlen=_WINDOW)
+    return found
