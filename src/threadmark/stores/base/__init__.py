@@ -1,0 +1,47 @@
+"""The contract between Threadmark and a database.
+
+Every operation names its `owner` (a resource id) first, and can reach nothing else: another owner's row
+is as absent as one that never was. Two owners may use the same thread id and the same message id. A store
+never reads a clock and never invents an id: times and ids come with the request, and the only number it
+gives is a message's `seq`, counted per thread from 1 without gaps, inside the transaction that
+saves it.
+
+Each writing method is one transaction: all of it or nothing, durable before it returns. Writers from any
+number of tasks, event loops, threads and processes may call at once.
+
+Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `ValidationError`, `StoreError`.
+`threadmark.testing.conformance` checks all of this for any store.
+"""
+
+from ._messages import MessageChange, MessageQuery
+from ._store import Store
+from ._threads import CloneRequest, Direction, NewThread, OrderField, Scalar, ThreadChange, ThreadQuery
+from ._turns import (
+    RunWrite,
+    TurnQuery,
+    TurnReceipt,
+    TurnState,
+    TurnWrite,
+    Window,
+    WorkingMemoryWrite,
+)
+
+__all__ = [
+    "CloneRequest",
+    "Direction",
+    "MessageChange",
+    "MessageQuery",
+    "NewThread",
+    "OrderField",
+    "RunWrite",
+    "Scalar",
+    "Store",
+    "ThreadChange",
+    "ThreadQuery",
+    "TurnQuery",
+    "TurnReceipt",
+    "TurnState",
+    "TurnWrite",
+    "Window",
+    "WorkingMemoryWrite",
+]
