@@ -17,7 +17,7 @@ from threadmark.memory.working import WorkingMemoryHandle
 
 PUBLIC = """
     Agent AgentResult AgentStream ApprovalError Block ConfigurationError ConflictError ContextReport
-    DataPart ErasureReceipt ErrorPart Event FilePart Memory MemoryOptions Message MessageChange
+    DataPart ErasureReceipt ErrorPart Event FilePart Memory MemoryEvent MemoryOptions Message MessageChange
     MessagePage Model ModelError NotFoundError OwnershipError ProcessorError ReasoningPart
     RequestContext Run RunPage
     SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         ToolContext,
         tool,
     )
+    from .memory.background import MemoryEvent
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
@@ -89,6 +90,7 @@ _HOMES = {
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
+    ".memory.background": ("MemoryEvent",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
@@ -126,6 +128,7 @@ __all__ = [
     "Event",
     "FilePart",
     "Memory",
+    "MemoryEvent",
     "MemoryOptions",
     "Message",
     "MessageChange",

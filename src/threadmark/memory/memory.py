@@ -15,10 +15,14 @@ from .._types import Message
 from ..stores._url import open_store
 from ..stores.base import Store
 from .admin import Admin
+from .background import Background, OnEvent
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
 from .turn import ThreadSpec, Turn, open_turn
 from .working import WorkingMemory
+
+CLOSE_GRACE = 10.0
+"""Seconds that closing waits for background work."""
 
 
 class Memory:
@@ -28,6 +32,8 @@ class Memory:
         storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory), or a `Store`. Nothing is
             opened before the first use.
         clock: Gives the current time as an aware datetime; the system's clock by default.
+        on_event: Called with a `MemoryEvent` for what memory does, or fails to do, in the background. It must
+            return soon; what it raises is logged.
         options: What is remembered; see `MemoryOptions`. An unknown name raises `ConfigurationError`.
 
     A `Memory` may be used from any number of tasks, threads and event loops at once. Closing it is good
@@ -39,6 +45,7 @@ class Memory:
         storage: str | Store,
         *,
         clock: Callable[[], datetime] | None = None,
+        on_event: OnEvent | None = None,
         **options: Unpack[MemoryOptions],
     ) -> None:
         if not isinstance(storage, (str, Store)):
@@ -48,6 +55,7 @@ class Memory:
         self._owns_store = isinstance(storage, str)
         self.now: Callable[[], datetime] = clock or _ids.now
         self.admin = Admin(self)
+        self.background = Background(on_event)
 
     def resource(self, id: str) -> Resource:
         """The scoped handle on one owner's memory. Raises `ValidationError` for an empty or bad id."""
@@ -95,8 +103,19 @@ class Memory:
         """Connect now, rather than on first use: a wrong URL or file shows at once."""
         await self.store.open()
 
+    async def settled(self, timeout: float | None = None) -> None:
+        """Wait until nothing goes on in the background. Raises `TimeoutError` after `timeout` seconds."""
+        await self.background.settled(timeout)
+
     async def aclose(self) -> None:
-        """Finish what was accepted and close the database, if this memory opened it."""
+        """Finish what was accepted and close the database, if this memory opened it.
+
+        Background work gets `CLOSE_GRACE` seconds and is then stopped; a later turn takes it up again.
+        """
+        try:
+            await self.background.settled(CLOSE_GRACE)
+        except TimeoutError:
+            await self.background.cancel()
         if self._owns_store:
             await self.store.aclose()
 
@@ -126,4 +145,5 @@ class Memory:
 
     open_turn_sync = sync_twin(open_turn)
     open_sync = sync_twin(open)
+    settled_sync = sync_twin(settled)
     close = sync_twin(aclose)
