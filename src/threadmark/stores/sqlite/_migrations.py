@@ -112,7 +112,14 @@ def m002_working_memory(db: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory)
+def m003_orders_and_counts(db: Connection) -> None:
+    """How a thread's last turn was counted; an owner's messages in order of time; threads by id alone."""
+    db.execute("ALTER TABLE threads ADD COLUMN window_counted TEXT NOT NULL DEFAULT ''")
+    db.execute("CREATE INDEX messages_by_created ON messages (resource_id, created_at)")
+    db.execute("CREATE INDEX threads_by_id ON threads (id, resource_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory, m003_orders_and_counts)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
