@@ -10,6 +10,7 @@ is neither told nor stored: while they must judge a step, or the whole answer, i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -37,7 +38,15 @@ from ..processors.base import FEEDBACK_ID, Tripwire
 from ..processors.pipeline import Pipeline
 from ..processors.report import explain
 from .calls import describe_error, run_calls, sound
-from .events import Emit, StartEvent, StepFinishEvent, StepStartEvent, ToolErrorEvent, ToolResultEvent
+from .events import (
+    Emit,
+    StartEvent,
+    StepFinishEvent,
+    StepStartEvent,
+    ThreadTitleEvent,
+    ToolErrorEvent,
+    ToolResultEvent,
+)
 from .replay import tell_answer
 from .request_context import RequestContext
 from .result import AgentResult, answer_reason
@@ -170,6 +179,7 @@ class Run:
         else:
             self._wind_up(failure)
             saved, unsaved, late = await self._commit(failure)
+            late = late or await self._tell_title()
         cancelled = cancelled or late
         result = self._result(saved)
         cause = unsaved or failure
@@ -487,6 +497,8 @@ class Run:
                 finish_reason=self._reason,
                 usage=self._usage,
                 error=None if failure is None else describe_error(failure),
+                model=self._plan.model,
+                request_context=self._plan.request_context,
             )
         )
         if commit.cancelled():  # by an event loop that is being shut down
@@ -495,6 +507,31 @@ class Run:
             return (), error, cancelled
         receipt = commit.result()
         return () if receipt is None else receipt.messages, None, cancelled
+
+    async def _tell_title(self) -> asyncio.CancelledError | None:
+        """Tell the title that the thread gets, if the stream is to wait for it; a cancellation meanwhile."""
+        turn, emit = self._turn, self._emit
+        if turn is None or turn.titling is None or emit is None:
+            return None
+        wanted = turn.settings.generate_title
+        if wanted is None or not wanted.emit_event:
+            return None
+        with contextlib.suppress(TimeoutError):
+            try:
+                async with asyncio.timeout_at(self._plan.deadline):
+                    outcome = await asyncio.shield(turn.titling)
+            except asyncio.CancelledError as error:
+                return error
+            if outcome.title is not None or outcome.error is not None:
+                emit(
+                    ThreadTitleEvent(
+                        run_id=self._plan.run_id,
+                        thread_id=turn.thread_id,
+                        title=outcome.title,
+                        error=outcome.error,
+                    )
+                )
+        return None
 
     async def _retract(
         self, failure: Exception | None
