@@ -15,14 +15,15 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # What each room may import of the others; `_errors`, `_types`, `_ids`, `_codec` and `_sync` are everybody's.
 MAY_IMPORT = {
-    "stores": set(),
+    "recall": set(),
+    "stores": {"recall"},
     "models": set(),
-    "memory": {"models", "stores"},
+    "memory": {"models", "recall", "stores", "vectors"},
     "processors": {"memory", "models"},
     "agents": {"memory", "models", "processors"},
     "offline": {"memory", "models"},
-    "cli": {"agents", "memory", "models", "offline", "stores"},
-    "testing": {"agents", "memory", "models", "stores"},
+    "cli": {"agents", "memory", "models", "offline", "recall", "stores"},
+    "testing": {"agents", "memory", "models", "recall", "stores"},
     "vectors": set(),
 }
 HEAVY = ("pydantic", "pydantic_ai", "numpy", "rich", "typer", "sqlite_vec", "apsw", "httpx", "openai")

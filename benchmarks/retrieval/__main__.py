@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from threadmark.memory.recall.gather import search
-from threadmark.memory.recall.local import LocalIndex
-from threadmark.memory.recall.query import parse_query
-from threadmark.memory.recall.rank import Ranked, Record, Settings
-from threadmark.memory.recall.select import window, within_budget
+from threadmark.recall.gather import search
+from threadmark.recall.local import LocalIndex
+from threadmark.recall.query import parse_query
+from threadmark.recall.rank import Ranked, Record, Settings
+from threadmark.recall.select import window, within_budget
 
 from .data import Conversation, load
 from .metrics import COLUMNS, by_category, score

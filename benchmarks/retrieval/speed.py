@@ -20,11 +20,12 @@ from typing import Any
 
 import apsw
 
-from threadmark.memory.recall import index, vectors
-from threadmark.memory.recall.gather import search
-from threadmark.memory.recall.index import Row, SqlSource
-from threadmark.memory.recall.query import parse_query
-from threadmark.memory.recall.rank import Record
+from threadmark.recall.gather import search
+from threadmark.recall.query import parse_query
+from threadmark.recall.rank import Record
+from threadmark.stores.sqlite import _recall_index as index
+from threadmark.stores.sqlite import _recall_vectors as vectors
+from threadmark.stores.sqlite._recall_index import Row, SqlSource
 
 THREAD = 200
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadmark.memory.recall.analyze import MAX_TERM, analyze, analyze_query
-from threadmark.memory.recall.stem import stem
+from threadmark.recall.analyze import MAX_TERM, analyze, analyze_query
+from threadmark.recall.stem import stem
 
 HOSTILE = [
     "",

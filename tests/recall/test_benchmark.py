@@ -9,7 +9,7 @@ from benchmarks.retrieval.__main__ import run
 from benchmarks.retrieval.data import Conversation, load
 from benchmarks.retrieval.metrics import by_category, score
 
-from threadmark.memory.recall.rank import Settings
+from threadmark.recall.rank import Settings
 
 
 def write(path: Path, value: Any) -> Path:

@@ -7,12 +7,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from threadmark.memory.recall import index, vectors
-from threadmark.memory.recall.gather import search
-from threadmark.memory.recall.index import Row, SqlSource
-from threadmark.memory.recall.local import LocalIndex
-from threadmark.memory.recall.query import parse_query
-from threadmark.memory.recall.rank import Record
+from threadmark.recall.gather import search
+from threadmark.recall.local import LocalIndex
+from threadmark.recall.query import parse_query
+from threadmark.recall.rank import Record
+from threadmark.stores.sqlite import _recall_index as index
+from threadmark.stores.sqlite import _recall_vectors as vectors
+from threadmark.stores.sqlite._recall_index import Row, SqlSource
 from threadmark.vectors import unpack
 
 numpy = pytest.importorskip("numpy")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadmark.memory.recall.dates import DaySpan, find_days
-from threadmark.memory.recall.query import parse_query
+from threadmark.recall.dates import DaySpan, find_days
+from threadmark.recall.query import parse_query
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threadmark._errors import ModelError
-from threadmark.memory.recall.gather import search
-from threadmark.memory.recall.local import LocalIndex
-from threadmark.memory.recall.query import parse_query
-from threadmark.memory.recall.rank import Background, Candidate, Ranked, Record, Settings, rank
-from threadmark.memory.recall.rerank import rerank
-from threadmark.memory.recall.select import window, within_budget
+from threadmark.recall.gather import search
+from threadmark.recall.local import LocalIndex
+from threadmark.recall.query import parse_query
+from threadmark.recall.rank import Background, Candidate, Ranked, Record, Settings, rank
+from threadmark.recall.rerank import rerank
+from threadmark.recall.select import window, within_budget
 
 pytestmark = pytest.mark.anyio
 Talk = list[tuple[int, int, str, Record]]

@@ -14,6 +14,19 @@ Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `Validation
 """
 
 from ._messages import MessageChange, MessageQuery
+from ._recall import (
+    Claim,
+    Embedded,
+    MatchQuery,
+    RecallAnswer,
+    RecallFilter,
+    RecallHit,
+    RecallProgress,
+    RecallQuery,
+    RecallState,
+    SpaceState,
+    ThreadHit,
+)
 from ._store import Store
 from ._threads import CloneRequest, Direction, NewThread, OrderField, Scalar, ThreadChange, ThreadQuery
 from ._turns import (
@@ -27,16 +40,27 @@ from ._turns import (
 )
 
 __all__ = [
+    "Claim",
     "CloneRequest",
     "Direction",
+    "Embedded",
+    "MatchQuery",
     "MessageChange",
     "MessageQuery",
     "NewThread",
     "OrderField",
+    "RecallAnswer",
+    "RecallFilter",
+    "RecallHit",
+    "RecallProgress",
+    "RecallQuery",
+    "RecallState",
     "RunWrite",
     "Scalar",
+    "SpaceState",
     "Store",
     "ThreadChange",
+    "ThreadHit",
     "ThreadQuery",
     "TurnQuery",
     "TurnReceipt",

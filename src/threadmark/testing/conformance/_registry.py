@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._harness import Harness
 
-CAPABILITIES = frozenset({"scrub", "reopen", "processes"})
+CAPABILITIES = frozenset({"scrub", "reopen", "processes", "recall"})
 
 
 class NotOffered(unittest.SkipTest):
@@ -64,7 +64,7 @@ def behaviour(
 ) -> Callable[[Callable[[Harness], Awaitable[None]]], Behaviour]:
     """Register the decorated `async def check(harness)` as the behaviour `name` ("topic: what holds").
 
-    `needs` names the capability without which it is not offered: "scrub", "reopen" or "processes".
+    `needs` names the capability without which it is not offered: one of `CAPABILITIES`.
     """
     if ": " not in name:
         raise ValueError(f"a behaviour is named 'topic: what holds', not {name!r}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ..._errors import ModelError
+from .._errors import ModelError
 from .rank import Ranked
 
 

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..._errors import ConfigurationError
-from .index import Connection, SqlSource
-from .rank import Background
+from ...recall.rank import Background
+from ._recall_index import Connection, SqlSource
 
 BLOCK = 256
 SAMPLE = 128

@@ -20,10 +20,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .analyze import analyze
-from .gather import SEQ_BITS
-from .impact import impacts
-from .rank import Background, Record
+from ...recall.analyze import analyze
+from ...recall.gather import SEQ_BITS
+from ...recall.impact import impacts
+from ...recall.rank import Background, Record
 
 BLOCK = 96
 """Postings in a full block: with its term it stays below the 1,002 bytes that SQLite keeps within a page."""
