@@ -126,11 +126,13 @@ async def test_an_id_in_use_elsewhere_is_found_before_the_model_is_asked(stream:
         await memory.resource("ana").thread("other").save(Message.user("x", id="m1"))
         model = ScriptedModel(["never"])
         agent = Agent("a", model=model, memory=memory)
-        with pytest.raises(ConflictError, match="another of the owner's threads"):
-            if stream:
-                async with agent.stream(Message.user("q", id="m1"), resource="ana", thread="t") as answer:
+        question = Message.user("q", id="m1")
+        if stream:
+            async with agent.stream(question, resource="ana", thread="t") as answer:
+                with pytest.raises(ConflictError, match="another of the owner's threads"):
                     await answer.result()
-            else:
-                await agent.generate(Message.user("q", id="m1"), resource="ana", thread="t")
+        else:
+            with pytest.raises(ConflictError, match="another of the owner's threads"):
+                await agent.generate(question, resource="ana", thread="t")
         assert model.requests == []
         assert (await memory.resource("ana").threads.list()).total == 1

@@ -123,7 +123,7 @@ async def test_a_run_under_way_is_not_made_twice(memory: Memory, stored: Stored)
 
 
 async def test_another_conflict_is_no_replay(memory: Memory, stored: Stored) -> None:
-    """A message id that another thread takes meanwhile is an error that keeps the reply; nothing is stored."""
+    """A message id that another thread takes meanwhile is an error that keeps the reply; nothing stored."""
 
     async def reply(request: ModelRequest) -> str:
         await memory.resource("ana").thread("t1").save(Message.user("one", id="m"))

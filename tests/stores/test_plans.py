@@ -81,6 +81,6 @@ async def test_a_deleted_file_is_not_made_anew_by_reading(tmp_path: Path) -> Non
         path.unlink(missing_ok=True)
         modes: tuple[Mode, ...] = ("write", "read")
         for mode in modes:
-            with pytest.raises(Exception, match="unable to open|cannot open|CantOpen"):
+            with pytest.raises(Exception, match=r"unable to open|cannot open|CantOpen"):
                 connect(str(path), mode).execute("SELECT 1 FROM sqlite_master")
             assert not path.exists()
