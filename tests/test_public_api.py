@@ -18,7 +18,7 @@ from threadmark.memory.working import WorkingMemoryHandle
 PUBLIC = """
     Agent AgentResult AgentStream ApprovalError Block ConfigurationError ConflictError ContextReport
     DataPart ErasureReceipt ErrorPart Event FilePart Memory MemoryEvent MemoryOptions Message MessageChange
-    MessagePage Model ModelError NotFoundError OwnershipError ProcessorError ReasoningPart
+    MessagePage Model ModelError NotFoundError Output OutputError OwnershipError ProcessorError ReasoningPart
     RequestContext Run RunPage
     SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread
     ThreadClone ThreadPage ThreadSource ThreadSpec ThreadmarkError Tool ToolContext ToolPart
