@@ -77,8 +77,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
-        "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError", "StoreError",
-        "ThreadmarkError", "TripwireError", "ValidationError",
+        "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError",
+        "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from .._codec import to_json
 from .._errors import ConfigurationError
 from .._ids import check_choice, check_count
-from .._types import Json, Message, TextPart, ToolPart
+from .._types import DataPart, Json, Message, TextPart, ToolPart
 from ..memory.context.render import escape
 from ..models.base import (
     Model,
@@ -32,6 +32,9 @@ OnInvalid: TypeAlias = Literal["raise", "warn", "fallback"]
 
 ANSWER_TOOL: Final = "final_answer"
 """The name of the tool by which a model in "tool" mode gives its answer."""
+
+OBJECT_PART: Final = "object"
+"""The `DataPart` of an answer that holds its object: `object` as JSON, and whether it is the `fallback`."""
 
 ALONE = "Not taken: answer with this tool alone, when the results of all other tools are known."
 
@@ -281,6 +284,20 @@ def json_text(text: str) -> str:
     start = min([at for at in (text.find("{"), text.find("[")) if at >= 0], default=0)
     end = max(text.rfind("}"), text.rfind("]"))
     return text[start : end + 1] if 0 < start < end else text[start:]
+
+
+def object_of(message: Message | None, output: Output | None) -> tuple[Any, bool]:
+    """The object of a stored answer, of the type of `output` if it fits, and whether it was a fallback."""
+    for part in reversed(() if message is None else message.parts):
+        if isinstance(part, DataPart) and part.name == OBJECT_PART and isinstance(part.data, dict):
+            value, fallback = part.data.get("object"), part.data.get("fallback") is True
+            if fallback and output is not None and output.on_invalid == "fallback":
+                return output.fallback, True
+            try:
+                return (value if output is None or fallback else output.check(value)[0]), fallback
+            except InvalidObjectError:
+                return value, fallback
+    return None, False
 
 
 class Partials:
