@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import json
 from typing import Literal
 
@@ -169,7 +170,7 @@ def test_partial_objects_only_grow_and_end_with_the_whole(value: dict[str, objec
     output = Output({"type": "object"})
     text = to_json(value)
     partials = [p for end in range(1, len(text) + 1) if (p := output.partial(text[:end])) is not None]
-    for before, after in zip(partials, partials[1:], strict=False):
+    for before, after in itertools.pairwise(partials):
         assert grows(before, after), (before, after)
     assert partials[-1] == value
 
