@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ConflictError,
         ModelError,
         NotFoundError,
+        OutputError,
         OwnershipError,
         ProcessorError,
         SchemaVersionError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         AgentResult,
         AgentStream,
         Event,
+        Output,
         RequestContext,
         Tool,
         ToolContext,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
+    from .memory.titles import GenerateTitle
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
@@ -75,8 +78,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
-        "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError", "StoreError",
-        "ThreadmarkError", "TripwireError", "ValidationError",
+        "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError",
+        "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -84,13 +87,15 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "RequestContext", "Tool", "ToolContext", "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Output", "RequestContext", "Tool", "ToolContext",
+        "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
+    ".memory.titles": ("GenerateTitle",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
@@ -127,6 +132,7 @@ __all__ = [
     "ErrorPart",
     "Event",
     "FilePart",
+    "GenerateTitle",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",
@@ -136,6 +142,8 @@ __all__ = [
     "Model",
     "ModelError",
     "NotFoundError",
+    "Output",
+    "OutputError",
     "OwnershipError",
     "ProcessorError",
     "ReasoningPart",

@@ -44,6 +44,7 @@ from threadmark.stores.base import (
     TurnReceipt,
     TurnState,
     TurnWrite,
+    Window,
     WorkingMemoryWrite,
 )
 from threadmark.testing.conformance import difference
@@ -62,12 +63,13 @@ class Tables:
     saved: dict[tuple[str, str], int] = field(default_factory=dict)
     runs: dict[tuple[str, str], Run] = field(default_factory=dict)
     working: dict[tuple[str, str | None], tuple[WorkingMemoryVersion, ...]] = field(default_factory=dict)
+    windows: dict[int, Window] = field(default_factory=dict)
     counter: int = 0
 
     def copy(self) -> Tables:
         return Tables(
             dict(self.threads), dict(self.numbers), dict(self.sources), dict(self.messages),
-            dict(self.saved), dict(self.runs), dict(self.working), self.counter,
+            dict(self.saved), dict(self.runs), dict(self.working), dict(self.windows), self.counter,
         )  # fmt: skip
 
     def next(self) -> int:
@@ -192,6 +194,8 @@ class ModelStore(Store):
     async def update_thread(self, owner: str, thread_id: str, change: ThreadChange) -> Thread:
         def work(t: Tables) -> Thread:
             thread = need(t, owner, thread_id)
+            if change.if_created_at is not None and change.if_created_at != thread.created_at:
+                raise NotFoundError(f"thread {thread_id!r} does not exist")
             if change.if_version is not None and change.if_version != thread.version:
                 raise ConflictError("another version")
             if change.if_untitled and thread.title:
@@ -452,11 +456,14 @@ class ModelStore(Store):
             return TurnState(
                 thread=own(thread),
                 history=tuple([own(message) for message in line[start:]]),
-                known={message.id: own(message) for message in line if message.id in query.known_ids},
+                known={
+                    id_: own(t.messages[owner, id_]) for id_ in query.known_ids if (owner, id_) in t.messages
+                },
                 run=own(run),
                 working_memory=next(iter(t.working.get((owner, place), ())), None)
                 if query.working_memory
                 else None,
+                window=t.windows.get(t.numbers.get((owner, query.thread_id), 0), Window()),
             )
 
         return self._read(owner, work)
@@ -506,6 +513,8 @@ class ModelStore(Store):
             last_seq=seq,
             version=version,
         )
+        if write.window is not None:
+            t.windows[t.numbers[key]] = write.window
         if write.working_memory is not None:
             self._remember(t, owner, write.working_memory, at)
         return TurnReceipt(
@@ -533,6 +542,7 @@ class ModelStore(Store):
             finished_at=None if write.finished_at is None else utc("finished_at", write.finished_at),
             version=expected + 1,
             state=None if write.state is None else plain(dict(write.state)),
+            expires_at=None if write.expires_at is None else utc("expires_at", write.expires_at),
         )
         return own(t.runs[key])
 
@@ -546,6 +556,9 @@ class ModelStore(Store):
         *,
         thread_id: str | None = None,
         status: RunStatus | None = None,
+        agent: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         page: int = 0,
         per_page: int | None = 100,
     ) -> RunPage:
@@ -553,7 +566,12 @@ class ModelStore(Store):
             found = [
                 run
                 for key, run in t.runs.items()
-                if key[0] == owner and thread_id in (None, run.thread_id) and status in (None, run.status)
+                if key[0] == owner
+                and thread_id in (None, run.thread_id)
+                and status in (None, run.status)
+                and agent in (None, run.agent)
+                and (since is None or run.started_at >= since)
+                and (until is None or run.started_at < until)
             ]
             found.sort(key=lambda run: (run.started_at, run.id), reverse=True)
             shown, more = paged(found, page, per_page)
@@ -566,6 +584,16 @@ class ModelStore(Store):
             )
 
         return self._read(owner, work)
+
+    async def renew_run(self, owner: str, run_id: str, version: int, expires_at: datetime) -> bool:
+        def work(t: Tables) -> bool:
+            run = t.runs.get((owner, check_id("run", run_id)))
+            if run is None or run.version != version or run.status != "running":
+                return False
+            t.runs[owner, run_id] = replace(run, expires_at=utc("expires_at", expires_at))
+            return True
+
+        return self._write(owner, work)
 
     # -- working memory ------------------------------------------------------------------------------
 

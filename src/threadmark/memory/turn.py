@@ -33,6 +33,9 @@ from .options import MemorySettings
 from .tools import MemoryTool
 
 if TYPE_CHECKING:
+    from ..models.base import Model
+    from .background import Background
+    from .titles import TitleOutcome
     from .working.draft import Draft
 
 REBASES = 50
@@ -99,9 +102,11 @@ class Turn:
         again: bool,
         finished: Run | None,
         answer: tuple[Message, ...] = (),
+        background: Background,
     ) -> None:
         self._store = store
         self._clock = clock
+        self._background = background
         self._spec = spec
         self._started = clock()
         self._version = version
@@ -133,11 +138,13 @@ class Turn:
         """The run of this `run_id` if it was finished before: the call is a repetition."""
         self.answer = answer
         """The messages which that finished run stored."""
+        self.titling: asyncio.Future[TitleOutcome] | None = None
+        """The work on the thread's title that the commit began, if it did."""
 
     @property
     def writes(self) -> bool:
         """Whether this turn stores anything."""
-        return not self.settings.read_only and self.settings.last_messages != 0
+        return self.settings.writes
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
@@ -266,18 +273,45 @@ class Turn:
         finish_reason: FinishReason = "stop",
         usage: Usage | None = None,
         error: str | None = None,
+        model: Model | None = None,
+        request_context: object = None,
     ) -> TurnReceipt | None:
         """Store the turn: thread, input, answer and run record. `None` if this turn writes nothing.
 
-        Once begun it runs to its end even if the caller is cancelled meanwhile.
+        Once begun it runs to its end even if the caller is cancelled meanwhile. `model` is the one that
+        answered, and `request_context` what it was asked with: for a title, if the thread is to get one.
         """
         if not self.writes:
             return None
         messages = () if self._input_is_stored else self.input
         if message is not None:
             messages = (*messages, message)
-        write = self._commit(messages, status, finish_reason, usage, error)
-        return await asyncio.shield(asyncio.ensure_future(write))
+
+        async def store() -> TurnReceipt:
+            receipt = await self._commit(messages, status, finish_reason, usage, error)
+            if status == "finished" and self.settings.generate_title is not None:
+                self._name(receipt.thread, message, model, request_context)
+            return receipt
+
+        return await asyncio.shield(asyncio.ensure_future(store()))
+
+    def _name(
+        self, thread: Thread, answer: Message | None, model: Model | None, request_context: object
+    ) -> None:
+        from .titles import start_title
+
+        assert self.settings.generate_title is not None
+        said = (*self.history, *self.input)
+        self.titling = start_title(
+            self._background,
+            self._store,
+            self._clock,
+            self.settings.generate_title,
+            thread,
+            said if answer is None else (*said, answer),
+            model=model,
+            request_context=request_context,
+        )
 
     async def _commit(
         self,
@@ -359,12 +393,14 @@ async def open_turn(
     settings: MemorySettings,
     agent: str,
     run_id: str,
+    background: Background,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
     The input is compared with what is stored: a client that replays the whole conversation adds only
     what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
-    when a run of this `run_id` is under way, or was made for other input.
+    when a run of this `run_id` is under way, or was made for other input, and when a message that is new
+    here has an id that another thread of the owner uses.
     """
     for message in input:
         if message.thread_id is not None and message.thread_id != thread.id:
@@ -389,7 +425,15 @@ async def open_turn(
             raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
         answer = await _messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
-    new, again = new_messages([without_context(message) for message in input], state.known, started)
+    here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
+    new, again = new_messages([without_context(message) for message in input], here, started)
+    if settings.writes:
+        for message in new:
+            if message.id in state.known and message.id not in here:
+                raise ConflictError(
+                    f"message id {message.id!r} is in use in another of the owner's threads; "
+                    "leave the id out to send the message as a new one"
+                )
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
         history, moved = (
@@ -419,6 +463,7 @@ async def open_turn(
         again=again is not None,
         finished=None if retried is not None else run,
         answer=answer,
+        background=background,
     )
 
 

@@ -15,7 +15,7 @@ from .._errors import StoreError
 from ..stores.base import Store
 
 if TYPE_CHECKING:
-    from ..stores.sqlite._driver import Connection, Row
+    from ..stores.sqlite._driver import Connection, Mode, Row
 
 When = Literal["before", "after"]
 _Method = TypeVar("_Method", bound=Callable[..., Awaitable[Any]])
@@ -185,6 +185,7 @@ class FaultyStore(Store):
     write_turn = _through(Store.write_turn)
     get_run = _through(Store.get_run)
     list_runs = _through(Store.list_runs)
+    renew_run = _through(Store.renew_run)
     get_working_memory = _through(Store.get_working_memory)
     list_working_memory = _through(Store.list_working_memory)
     write_working_memory = _through(Store.write_working_memory)
@@ -210,9 +211,9 @@ class FaultyDriver:
         self._faults: list[_StatementFault] = []
         self._lock = threading.Lock()
 
-    def __call__(self, path: str, read_only: bool) -> Connection:
+    def __call__(self, path: str, mode: Mode) -> Connection:
         """Open a connection: what the store does with its driver."""
-        return _FaultyConnection(self, self._connect(path, read_only))
+        return _FaultyConnection(self, self._connect(path, mode))
 
     def fail(self, nth: int, *, when: When = "before", error: Exception | None = None) -> None:
         """Raise `error` (a `StoreError` unless given) at the n-th statement."""

@@ -112,7 +112,28 @@ def m002_working_memory(db: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory)
+def m003_paused_runs(db: Connection) -> None:
+    """Until when a run that is under way, or waits for a person, is open; an index of those that are."""
+    db.execute("ALTER TABLE runs ADD COLUMN expires_at TEXT")
+    db.execute(
+        "CREATE INDEX runs_open ON runs (resource_id, status, started_at) "
+        "WHERE status IN ('running', 'suspended')"
+    )
+
+
+def m004_orders_and_counts(db: Connection) -> None:
+    """How a thread's last turn was counted; an owner's messages in order of time; threads by id alone."""
+    db.execute("ALTER TABLE threads ADD COLUMN window_counted TEXT NOT NULL DEFAULT ''")
+    db.execute("CREATE INDEX messages_by_created ON messages (resource_id, created_at)")
+    db.execute("CREATE INDEX threads_by_id ON threads (id, resource_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_threads_messages_runs,
+    m002_working_memory,
+    m003_paused_runs,
+    m004_orders_and_counts,
+)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -76,6 +76,12 @@ def count(db: Connection, owner: str, change: int) -> None:
         )
 
 
+def count_messages(db: Connection, owner: str) -> int:
+    """How many messages the owner has, from what each thread knows of its own."""
+    rows = db.execute("SELECT sum(message_count) FROM threads WHERE resource_id = ?", (owner,))
+    return int(rows[0][0] or 0)
+
+
 def create(db: Connection, owner: str, thread: NewThread) -> Thread:
     check_id("resource", owner)
     if find(db, owner, thread.id) is not None:
@@ -112,6 +118,8 @@ def list_page(db: Connection, owner: str, query: ThreadQuery) -> ThreadPage:
 def change(db: Connection, owner: str, thread_id: str, change: ThreadChange) -> Thread:
     row = need(db, owner, thread_id)
     before = thread_from_row(row)
+    if change.if_created_at is not None and change.if_created_at != before.created_at:
+        raise NotFoundError(f"thread {thread_id!r} does not exist")
     if change.if_version is not None and change.if_version != before.version:
         raise ConflictError(
             f"thread {thread_id!r} has version {before.version}, not {change.if_version}; read it again"
