@@ -36,7 +36,9 @@ class Server:
             db.execute("ALTER SYSTEM SET fsync = off")
             db.execute("SELECT pg_reload_conf()")
 
-    def url(self, database: str = "postgres", user: str = "postgres", password: str = "", **options: str) -> str:
+    def url(
+        self, database: str = "postgres", user: str = "postgres", password: str = "", **options: str
+    ) -> str:
         """A connection URL, by way of the server's socket."""
         info = self._server.get_postmaster_info()
         options = {"host": str(info.socket_dir), "port": str(info.port), **options}

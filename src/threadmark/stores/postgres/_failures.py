@@ -54,7 +54,7 @@ def _translate(error: Any, where: str) -> ThreadmarkError:
     if state == "57014":
         return StoreError(f"{where}: a statement took longer than `timeout`; nothing of it was stored")
     if state == "42501":
-        return StoreError(f"{where}: the user may not do this ({told}); see the grants in docs/storage.md")
+        return StoreError(f"{where}: the user may not do this ({told}); see the grants in docs/postgres.md")
     if state in ("53100", "53200"):
         return StoreError(f"{where} cannot grow: the disk is full, or memory is ({told})")
     if state == "53300":

@@ -122,7 +122,7 @@ BEGIN
 
   IF NOT v_created OR v_seq > 0 OR p_window IS NOT NULL THEN
     SELECT * INTO v_window FROM json_to_record(coalesce(p_window, '{}'))
-      AS w (seq bigint, memory bigint, fingerprint text);
+      AS w (seq bigint, memory bigint, fingerprint text, counted text);
     UPDATE {s}.threads SET
         metadata = CASE WHEN p_merged THEN p_metadata ELSE metadata END,
         scalars = CASE WHEN p_merged THEN p_scalars ELSE scalars END,
@@ -132,19 +132,22 @@ BEGIN
         last_seq = v_seq,
         window_seq = coalesce(v_window.seq, window_seq),
         window_memory = coalesce(v_window.memory, window_memory),
-        window_fingerprint = coalesce(v_window.fingerprint, window_fingerprint)
+        window_fingerprint = coalesce(v_window.fingerprint, window_fingerprint),
+        window_counted = coalesce(v_window.counted, window_counted)
       WHERE resource_id = p_owner AND id = p_thread RETURNING * INTO v_thread;
   END IF;
 
   IF p_run IS NOT NULL THEN
     SELECT * INTO v_run FROM json_to_record(p_run) AS r (
       id text, agent text, status text, finish_reason text, usage text, error text,
-      started_at timestamptz, finished_at timestamptz, if_version bigint, state text);
+      started_at timestamptz, finished_at timestamptz, if_version bigint, state text,
+      expires_at timestamptz);
     IF v_run.if_version = 0 THEN
       INSERT INTO {s}.runs (resource_id, id, thread_number, thread_id, agent, status, finish_reason, usage,
-                            error, started_at, finished_at, version, state)
+                            error, started_at, finished_at, version, state, expires_at)
         VALUES (p_owner, v_run.id, v_thread.number, p_thread, v_run.agent, v_run.status, v_run.finish_reason,
-                v_run.usage, v_run.error, v_run.started_at, v_run.finished_at, 1, v_run.state)
+                v_run.usage, v_run.error, v_run.started_at, v_run.finished_at, 1, v_run.state,
+                v_run.expires_at)
         ON CONFLICT (resource_id, id) DO NOTHING;
       IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'TM003', MESSAGE = v_run.id;
@@ -152,7 +155,8 @@ BEGIN
     ELSE
       UPDATE {s}.runs SET agent = v_run.agent, status = v_run.status, finish_reason = v_run.finish_reason,
           usage = v_run.usage, error = v_run.error, started_at = v_run.started_at,
-          finished_at = v_run.finished_at, version = version + 1, state = v_run.state
+          finished_at = v_run.finished_at, version = version + 1, state = v_run.state,
+          expires_at = v_run.expires_at
         WHERE resource_id = p_owner AND id = v_run.id AND version = v_run.if_version
           AND thread_number = v_thread.number;
       IF NOT FOUND THEN

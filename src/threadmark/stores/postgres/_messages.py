@@ -60,11 +60,14 @@ def list_page(names: Names, owner: str, query: MessageQuery) -> tuple[list[State
         )
         where = "resource_id = %s AND key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1"
         bound, keys = [*thread[1], owner, *params], "key {0}"
-    total: Statement = (
-        (f"SELECT message_count FROM {names.threads} WHERE resource_id = %s AND id = %s", thread[1])
-        if query.thread_id is not None and not conditions
-        else (f"SELECT count(*) FROM {source} WHERE {where}{conditions}", bound)
-    )
+    total: Statement = (f"SELECT count(*) FROM {source} WHERE {where}{conditions}", bound)
+    if not conditions:
+        one = "" if query.thread_id is None else " AND id = %s"
+        total = (
+            f"SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads} "
+            f"WHERE resource_id = %s{one}",
+            [owner, *([] if query.thread_id is None else [query.thread_id])],
+        )
     ascending = query.order == "asc" or (query.order is None and query.per_page is None)
     skip = 0 if query.per_page is None else query.page * query.per_page
     page: Statement = (

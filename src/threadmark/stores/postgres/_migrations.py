@@ -1,7 +1,7 @@
 """The schema, as numbered steps. A step that was released is never edited; a change is a new step.
 
 Each step runs once per schema, in the transaction that records it, under an advisory lock: of several
-processes that start at once one does the work, and the others wait. Numbers mean the same as in SQLite.
+processes that start at once one does the work, and the others wait. The numbers are this store's own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MARK = "Threadmark"
 """The comment on the table of migrations, by which we know our own."""
 
 
-def m001_threads_messages_runs(db: psycopg.Connection[Any], schema: str) -> None:
-    """Threads, messages and runs.
+def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
+    """Threads, messages, runs and working memory, and the functions that write.
 
     `threads.number` is a thread's internal number, never used again; `messages.key` is built from it as
     `number * 2**32 + seq`, so a thread's messages lie side by side in the index, in order. Every primary key
     begins with the owner: what one owner has lies together, and the tables can be partitioned by it. Text is
     compared byte by byte. JSON is text, exactly as it was given; `scalars` holds those of its top-level
-    values that can be filtered by.
+    values that can be filtered by. `working_memory.thread_number` is 0 for the resource's own.
     """
     for statement in (
         """CREATE TABLE {s}.resources (
@@ -57,12 +57,13 @@ def m001_threads_messages_runs(db: psycopg.Connection[Any], schema: str) -> None
              window_seq bigint NOT NULL DEFAULT 0,
              window_memory bigint NOT NULL DEFAULT 0,
              window_fingerprint text NOT NULL DEFAULT '',
+             window_counted text NOT NULL DEFAULT '',
              PRIMARY KEY (resource_id, id)
            ) WITH (fillfactor = 80)""",
         "CREATE INDEX threads_by_created ON {s}.threads (resource_id, created_at, number)",
         "CREATE INDEX threads_by_updated ON {s}.threads (resource_id, updated_at, number)",
         "CREATE INDEX threads_by_number ON {s}.threads (number)",
-        "CREATE INDEX threads_by_id ON {s}.threads (id)",
+        "CREATE INDEX threads_by_id ON {s}.threads (id, resource_id)",
         "CREATE INDEX threads_by_source ON {s}.threads (source_number) WHERE source_number IS NOT NULL",
         """CREATE TABLE {s}.messages (
              key bigint NOT NULL,
@@ -82,6 +83,7 @@ def m001_threads_messages_runs(db: psycopg.Connection[Any], schema: str) -> None
              PRIMARY KEY (resource_id, key),
              UNIQUE (resource_id, id)
            )""",
+        "CREATE INDEX messages_by_created ON {s}.messages (resource_id, created_at, key)",
         """CREATE TABLE {s}.runs (
              resource_id text COLLATE "C" NOT NULL,
              id text COLLATE "C" NOT NULL,
@@ -96,36 +98,30 @@ def m001_threads_messages_runs(db: psycopg.Connection[Any], schema: str) -> None
              finished_at timestamptz,
              version bigint NOT NULL DEFAULT 1,
              state text,
+             expires_at timestamptz,
              PRIMARY KEY (resource_id, id)
            )""",
         "CREATE INDEX runs_by_thread ON {s}.runs (resource_id, thread_number, started_at, id)",
+        "CREATE INDEX runs_open ON {s}.runs (resource_id, status, started_at, id) "
+        "WHERE status IN ('running', 'suspended')",
         "CREATE INDEX runs_by_started ON {s}.runs (resource_id, started_at, id)",
+        """CREATE TABLE {s}.working_memory (
+             resource_id text COLLATE "C" NOT NULL,
+             thread_number bigint NOT NULL,
+             version bigint NOT NULL,
+             content text NOT NULL,
+             changed_by text NOT NULL,
+             run_id text COLLATE "C",
+             created_at timestamptz NOT NULL,
+             PRIMARY KEY (resource_id, thread_number, version)
+           )""",
     ):
         db.execute(statement.format(s=schema))
-
-
-def m002_working_memory(db: psycopg.Connection[Any], schema: str) -> None:
-    """Working memory, as versions that are only added, and the functions that write.
-
-    `working_memory.thread_number` is 0 for the resource's own.
-    """
-    db.execute(
-        f"""CREATE TABLE {schema}.working_memory (
-              resource_id text COLLATE "C" NOT NULL,
-              thread_number bigint NOT NULL,
-              version bigint NOT NULL,
-              content text NOT NULL,
-              changed_by text NOT NULL,
-              run_id text COLLATE "C",
-              created_at timestamptz NOT NULL,
-              PRIMARY KEY (resource_id, thread_number, version)
-            )"""
-    )
     db.execute(LOCK_OWNER.replace("{s}", schema))
     db.execute(WRITE_TURN.replace("{s}", schema))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory)
+MIGRATIONS: tuple[Migration, ...] = (m001_core,)
 
 
 def migrate(
@@ -168,7 +164,7 @@ def migrate(
         raise ConfigurationError(
             f"{where}: the user may not create Threadmark's tables in schema {schema!r}. Let a role that may "
             f"open it once (it needs CREATE on the database, or an empty schema {schema!r} of its own), then "
-            f"grant this one what docs/storage.md lists ({str(error).splitlines()[0]})"
+            f"grant this one what docs/postgres.md lists ({str(error).splitlines()[0]})"
         ) from error
     except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateFunction) as error:
         raise ConfigurationError(
@@ -229,7 +225,7 @@ def _version(db: psycopg.Connection[Any], schema: str) -> int:
             cursor.execute(f'SELECT coalesce(max(number), 0) FROM "{schema}".schema_migrations')
         except psycopg.errors.InsufficientPrivilege as error:
             raise StoreError(
-                f"the user may not read schema {schema!r}; grant what docs/storage.md lists"
+                f"the user may not read schema {schema!r}; grant what docs/postgres.md lists"
             ) from error
         row = cursor.fetchone()
     assert row is not None

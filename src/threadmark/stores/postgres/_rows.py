@@ -17,14 +17,15 @@ SEQ_BITS = 32
 THREAD_COLUMNS = (
     "number, resource_id, id, title, title_source, metadata, created_at, updated_at, message_count, "
     "last_seq, version, source_thread_id, source_message_id, cloned_at, "
-    "window_seq, window_memory, window_fingerprint"
+    "window_seq, window_memory, window_fingerprint, window_counted"
 )
 MESSAGE_COLUMNS = (
     "key, thread_id, seq, id, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, "
     "created_at"
 )
 RUN_COLUMNS = (
-    "id, thread_id, agent, status, finish_reason, usage, error, started_at, finished_at, version, state"
+    "id, thread_id, agent, status, finish_reason, usage, error, started_at, finished_at, version, state, "
+    "expires_at"
 )
 
 
@@ -104,6 +105,7 @@ def run_from_row(row: Row) -> Run:
         finished_at=None if row[8] is None else moment(row[8]),
         version=row[9],
         state=None if row[10] is None else cast("Mapping[str, Any]", from_json(row[10])),
+        expires_at=None if row[11] is None else moment(row[11]),
     )
 
 

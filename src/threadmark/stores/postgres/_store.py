@@ -39,7 +39,7 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _threads, _turns, _working
+from . import _erase, _messages, _migrations, _runs, _threads, _turns, _working
 from ._engine import Engine
 from ._functions import NEEDS_MERGE
 from ._names import Names
@@ -239,7 +239,7 @@ class PostgresStore(Store):
         def make(rows: list[Row]) -> Run | None:
             return run_from_row(rows[0]) if rows else None
 
-        return await self._engine.read([_turns.find_run(self._names, owner, run_id)], make, owner)
+        return await self._engine.read([_runs.find(self._names, owner, run_id)], make, owner)
 
     async def list_runs(
         self,
@@ -247,13 +247,23 @@ class PostgresStore(Store):
         *,
         thread_id: str | None = None,
         status: RunStatus | None = None,
+        agent: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         page: int = 0,
         per_page: int | None = 100,
     ) -> RunPage:
         check_id("resource", owner)
         check_paging(page, per_page)
         return await self._engine.read(
-            *_turns.list_runs(self._names, owner, thread_id, status, page, per_page), owner
+            *_runs.list_page(self._names, owner, thread_id, status, agent, since, until, page, per_page),
+            owner,
+        )
+
+    async def renew_run(self, owner: str, run_id: str, version: int, expires_at: datetime) -> bool:
+        check_id("resource", owner)
+        return await self._engine.call(
+            _runs.renew(self._names, owner, run_id, version, expires_at), bool, owner
         )
 
     # -- working memory ------------------------------------------------------------------------------

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import psycopg
 
-from ..._codec import from_json, time_to_text, to_json
+from ..._codec import from_json, to_json
 from ..._errors import ConflictError, NotFoundError, ThreadmarkError
 from ..._ids import check_id, check_metadata, check_text, utc
-from ..._types import Message, Run, RunPage, RunStatus
-from ..base import RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window, WorkingMemoryWrite
-from . import _functions, _messages, _threads, _working
+from ..._types import Message
+from ..base import TurnQuery, TurnReceipt, TurnState, TurnWrite, Window, WorkingMemoryWrite
+from . import _functions, _messages, _runs, _threads, _working
 from ._names import Names
 from ._rows import (
-    RUN_COLUMNS,
     THREAD_COLUMNS,
     message_from_row,
     message_to_json,
     moment,
-    optional_text,
     run_from_row,
     scalars_json,
     thread_from_row,
@@ -40,9 +37,9 @@ def read(names: Names, owner: str, query: TurnQuery) -> tuple[list[Statement], C
     if query.last is None or query.last:
         wanted["history"] = _messages.newest(names, owner, query.thread_id, query.last, query.slack)
     if query.known_ids:
-        wanted["known"] = _messages.by_ids(names, owner, query.known_ids, query.thread_id)
+        wanted["known"] = _messages.by_ids(names, owner, query.known_ids, None)
     if query.run_id is not None:
-        wanted["run"] = find_run(names, owner, query.run_id)
+        wanted["run"] = _runs.find(names, owner, query.run_id)
     of_thread = query.working_memory == "thread"
     if query.working_memory is not None:
         scope = query.thread_id if of_thread else None
@@ -62,7 +59,9 @@ def read(names: Names, owner: str, query: TurnQuery) -> tuple[list[Statement], C
             known={message.id: message for message in known},
             run=run_from_row(rows["run"][0]) if rows.get("run") else None,
             working_memory=memory[0] if memory else None,
-            window=Window() if row is None else Window(seq=row[14], memory=row[15], fingerprint=row[16]),
+            window=Window()
+            if row is None
+            else Window(seq=row[14], memory=row[15], fingerprint=row[16], counted=row[17]),
             shown_memory=shown[0] if shown else None,
         )
 
@@ -83,13 +82,18 @@ class Write:
         self._title = check_text("title", turn.title)
         self._batch = [message for message in turn.messages if message.role != "system"]
         self._rows = [message_to_json(message, self._now, self._run_id) for message in self._batch]
-        self._run = None if turn.run is None else run_to_json(turn.run)
+        self._run = None if turn.run is None else _runs.to_json_text(turn.run)
         self._memory = None if turn.working_memory is None else memory_to_json(turn.working_memory)
         self._window = (
             None
             if turn.window is None
             else json.dumps(
-                {"seq": turn.window.seq, "memory": turn.window.memory, "fingerprint": turn.window.fingerprint}
+                {
+                    "seq": turn.window.seq,
+                    "memory": turn.window.memory,
+                    "fingerprint": turn.window.fingerprint,
+                    "counted": turn.window.counted,
+                }
             )
         )
 
@@ -164,7 +168,7 @@ class Write:
                 ]
             ),
             created=created,
-            run=None if turn.run is None else run_of(turn.run, turn.thread_id),
+            run=None if turn.run is None else _runs.as_stored(turn.run, turn.thread_id),
         )
 
     def refused(self, error: psycopg.Error) -> ThreadmarkError | None:
@@ -187,46 +191,6 @@ class Write:
 _OF_THREAD = ", ".join([f"(w.thread).{column}" for column in THREAD_COLUMNS.split(", ")])
 
 
-def run_to_json(run: RunWrite) -> str:
-    """The columns of a run, for the function. Raises `ValidationError` for what cannot be stored."""
-    if not 0 <= run.if_version < MOST:
-        raise ConflictError(f"run {run.id!r} was changed by somebody else")
-    return json.dumps(
-        {
-            "id": check_id("run", run.id),
-            "agent": check_text("agent name", run.agent),
-            "status": run.status,
-            "finish_reason": run.finish_reason,
-            "usage": to_json(dict(run.usage)),
-            "error": optional_text("run error", run.error),
-            "started_at": time_to_text(run.started_at),
-            "finished_at": None if run.finished_at is None else time_to_text(run.finished_at),
-            "if_version": run.if_version,
-            "state": None if run.state is None else to_json(dict(run.state), "run state"),
-        },
-        ensure_ascii=False,
-    )
-
-
-def run_of(run: RunWrite, thread_id: str) -> Run:
-    """The run as it is stored."""
-    return run_from_row(
-        (
-            run.id,
-            thread_id,
-            run.agent,
-            run.status,
-            run.finish_reason,
-            to_json(dict(run.usage)),
-            run.error,
-            utc("started_at", run.started_at),
-            None if run.finished_at is None else utc("finished_at", run.finished_at),
-            run.if_version + 1,
-            None if run.state is None else to_json(dict(run.state)),
-        )
-    )
-
-
 def memory_to_json(write: WorkingMemoryWrite) -> str:
     """The columns of a version of working memory, for the function."""
     if not 0 <= write.if_version < MOST:
@@ -241,51 +205,3 @@ def memory_to_json(write: WorkingMemoryWrite) -> str:
         },
         ensure_ascii=False,
     )
-
-
-def find_run(names: Names, owner: str, run_id: str) -> Statement:
-    return (
-        f"SELECT {RUN_COLUMNS} FROM {names.runs} WHERE resource_id = %s AND id = %s",
-        (owner, check_id("run", run_id)),
-    )
-
-
-def list_runs(
-    names: Names,
-    owner: str,
-    thread_id: str | None,
-    status: RunStatus | None,
-    page: int,
-    per_page: int | None,
-) -> tuple[list[Statement], Callable[..., RunPage]]:
-    """The statements that read a page of runs, and what makes the page of their rows."""
-    where, params = "resource_id = %s", list[object]([owner])
-    if thread_id is not None:
-        where += (
-            f" AND thread_number = (SELECT number FROM {names.threads} WHERE resource_id = %s AND id = %s)"
-        )
-        params += [owner, check_id("thread", thread_id)]
-    if status is not None:
-        where += " AND status = %s"
-        params.append(status)
-    skip = 0 if per_page is None else page * per_page
-    statements: Sequence[Statement] = [
-        (f"SELECT count(*) FROM {names.runs} WHERE {where}", params),
-        (
-            f"SELECT {RUN_COLUMNS} FROM {names.runs} WHERE {where} "
-            "ORDER BY started_at DESC, id DESC LIMIT %s OFFSET %s",
-            [*params, per_page, skip],
-        ),
-    ]
-
-    def make(totals: list[Row], rows: list[Row]) -> RunPage:
-        total: Any = totals[0][0]
-        return RunPage(
-            runs=tuple([run_from_row(row) for row in rows]),
-            total=total,
-            page=page,
-            per_page=per_page,
-            has_more=bool(rows) and skip + len(rows) < total,
-        )
-
-    return list(statements), make
