@@ -13,6 +13,7 @@ from ..._codec import time_to_text
 from ..._errors import SchemaVersionError, StoreError
 from ..._ids import now
 from ._driver import Connection
+from ._recall_schema import m003_recall
 
 Migration: TypeAlias = Callable[[Connection], None]
 
@@ -112,7 +113,7 @@ def m002_working_memory(db: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory)
+MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory, m003_recall)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -7,9 +7,9 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_id, check_metadata, check_text
 from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
 from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
-from . import _messages, _threads, _working
+from . import _messages, _recall, _threads, _working
 from ._driver import Connection, Row
-from ._rows import RUN_COLUMNS, optional_text, run_from_row, thread_from_row
+from ._rows import RUN_COLUMNS, first_key, optional_text, run_from_row, thread_from_row
 
 
 def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
@@ -71,6 +71,22 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
     batch = [message for message in turn.messages if message.role != "system"]
     run_id = None if turn.run is None else turn.run.id
     placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now, run_id)
+    stored = [
+        Message.stored(
+            message.id,
+            message.role,
+            message.parts,
+            message.speaker,
+            message.metadata,
+            time_from_text(at),
+            seq,
+            turn.thread_id,
+            run_id if message.run_id is None else message.run_id,
+        )
+        for message, (seq, at) in zip(batch, placed, strict=True)
+    ]
+    base = first_key(number)
+    _recall.wrote(db, owner, [(base + seq, message) for message, (seq, _) in zip(stored, placed, strict=True)], turn.now)
     updated = _threads.later(row, turn.now)
     window = row[14:17]
     if turn.window is not None:
@@ -85,27 +101,7 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         target = _threads.number_of(db, owner, turn.working_memory.thread_id)
         _working.write(db, owner, target, turn.working_memory, turn.now)
     after = (*row[:5], metadata, row[6], updated, row[8] + added, row[9] + added, version, *row[11:])
-    return TurnReceipt(
-        thread=thread_from_row(after),
-        messages=tuple(
-            [
-                Message.stored(
-                    message.id,
-                    message.role,
-                    message.parts,
-                    message.speaker,
-                    message.metadata,
-                    time_from_text(at),
-                    seq,
-                    turn.thread_id,
-                    run_id if message.run_id is None else message.run_id,
-                )
-                for message, (seq, at) in zip(batch, placed, strict=True)
-            ]
-        ),
-        created=created,
-        run=run,
-    )
+    return TurnReceipt(thread=thread_from_row(after), messages=tuple(stored), created=created, run=run)
 
 
 def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: RunWrite) -> Run:
