@@ -18,7 +18,7 @@ from ..processors._values import own_message
 from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .events import Emit
-from .loop import Plan, Run
+from .loop import execute
 from .options import (
     Call,
     CallOptions,
@@ -30,10 +30,12 @@ from .options import (
     check_call,
     check_processors,
 )
+from .plan import Plan
 from .prompts import Prompt
 from .replay import replay
 from .request_context import RequestContext
 from .result import AgentResult
+from .state import RunState
 from .stream import AgentStream, stream_twin
 from .tools import ToolSet
 
@@ -174,7 +176,7 @@ class Agent:
             claim=call.may_repeat,
             guards=self._guards(listed, call, model, turn, instructions),
         )
-        return await Run(plan, turn, emit).execute()
+        return await execute(RunState(plan, turn, emit))
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None

@@ -10,8 +10,8 @@ from typing import ParamSpec, TypeAlias
 
 from .._sync import background_loop, run_sync
 from .events import AbortEvent, Emit, ErrorEvent, Event, FinishEvent, TextDeltaEvent, TripwireEvent
-from .loop import settle
 from .result import AgentResult
+from .settle import settle
 
 P = ParamSpec("P")
 

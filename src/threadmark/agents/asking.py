@@ -1,0 +1,115 @@
+"""Asking the model: one answer, through the processors that see a step."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from .._errors import ModelError, ThreadmarkError
+from .._types import Part, ReasoningPart, TextPart, Usage
+from ..models.base import ModelRequest, ModelResponse
+from ..processors.report import explain
+from .calls import describe_error
+from .opening import begin
+from .plan import TimeUpError
+from .state import RunState
+from .streaming import StreamedAnswer
+from .tools import ToolSet
+
+_ONE_REQUEST = Usage(requests=1)
+
+
+async def ask(state: RunState) -> tuple[ModelResponse, bool]:
+    """One answer of the model, and whether it has been told already."""
+    plan, guards = state.plan, state.guards
+    request = ModelRequest(
+        messages=state.conversation(),
+        instructions=state.prompt.instructions,
+        tools=plan.tools.definitions,
+        settings=plan.settings,
+    )
+    response: ModelResponse | None = None
+    if guards is not None:
+        made, response, changed = await guards.input_step(request)
+        if state.step == 1 and changed:
+            state.report = explain(state.prompt.report, request, made, changed)
+        names = {item.name for item in made.tools}
+        state.tools = ToolSet(
+            {name: tool for name, tool in plan.tools.tools.items() if name in names}, tuple(made.tools)
+        )
+        request = made
+    state.seen = request.messages
+    if not state.begun:
+        await begin(state)
+    if response is None:
+        response = _counted(state, await _asked(state, request))
+    told = state.answer is not None
+    if guards is not None and guards.filters_text:
+        if not told:
+            response = replace(response, parts=tuple(await guards.output_parts(response.parts)))
+        response = replace(response, parts=tuple([part for part in response.parts if not _is_empty(part)]))
+    return response, told
+
+
+async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
+    """A model's answer to `request`, or to what processors ask instead after it failed."""
+    guards = state.guards
+    while True:
+        try:
+            return await _call(state, request)
+        except ModelError as error:
+            told = state.answer is not None and state.answer.begun
+            if guards is None or told or not guards.retries_left:
+                raise
+            again = await guards.api_error(error, request)
+            if again is None:
+                raise
+            guards.facts.retries += 1
+            await asyncio.sleep(again.delay)
+            request = again.request or request
+
+
+async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
+    """One model call. Whatever goes wrong in it is a `ModelError`."""
+    plan, model, guards = state.plan, state.plan.model, state.guards
+    limit = asyncio.timeout(plan.step_timeout)
+    try:
+        async with limit:
+            if state.live is None or state.hold != "none":
+                return await model.request(request)
+            texts = guards if guards is not None and guards.filters_text else None
+            state.answer = StreamedAnswer(plan.run_id, state.step, state.live, texts)
+            return await state.answer.read(model.stream(request))
+    except ThreadmarkError:
+        raise
+    except Exception as error:
+        if limit.expired() and isinstance(error, TimeoutError):
+            raise TimeUpError from None
+        raise ModelError(f"{model.name} failed: {describe_error(error)}") from error
+
+
+def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
+    """`response` as it is kept, its usage added to the run's."""
+    if response.model is None or not response.usage.requests:
+        response = replace(
+            response,
+            model=response.model or state.plan.model.name,
+            usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
+        )
+    state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage
+    return response
+
+
+def tell_parts(state: RunState, response: ModelResponse) -> None:
+    """Tell of an answer that is there as a whole."""
+    assert state.live is not None
+    answer = StreamedAnswer(state.plan.run_id, state.step, state.live)
+    for index, part in enumerate(response.parts):
+        answer.tell(index, part)
+
+
+def _is_empty(part: Part) -> bool:
+    """Whether processors left nothing of a part."""
+    if isinstance(part, ReasoningPart):
+        return not (part.text or part.provider or part.signature)
+    return isinstance(part, TextPart) and not (part.text or part.provider)

@@ -1,0 +1,41 @@
+"""What one run was asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .._types import Json, Message
+from ..memory import context as memory_context
+from ..models.base import Model
+from ..processors.pipeline import Pipeline
+from .request_context import RequestContext
+from .tools import ToolSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one run was asked to do, every choice made. Seconds; `deadline` by the loop's clock.
+
+    `prompt` makes the prompt of the input that the processors accepted.
+    """
+
+    run_id: str
+    agent: str
+    model: Model
+    tools: ToolSet
+    prompt: Callable[[Sequence[Message]], memory_context.Prompt]
+    input: Sequence[Message]
+    settings: Mapping[str, Json]
+    max_steps: int
+    tool_concurrency: int
+    deadline: float | None
+    step_timeout: float | None
+    request_context: RequestContext
+    claim: bool = False
+    """Whether the run's id is the caller's, so that it has to be claimed first."""
+    guards: Pipeline | None = None
+
+
+class TimeUpError(Exception):
+    """A time limit of the caller's was reached."""

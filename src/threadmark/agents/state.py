@@ -1,0 +1,142 @@
+"""The state of a run: its plan, its turn, and what it has produced so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .._ids import new_id
+from .._types import FinishReason, Json, Message, Part, StepPart, ToolPart, Usage
+from ..memory import context as memory_context
+from ..memory.context.render import escape, interrupted
+from ..memory.turn import Turn
+from ..models.base import ModelResponse
+from ..processors.base import FEEDBACK_ID, Tripwire
+from .calls import sound
+from .events import Emit, ToolErrorEvent, ToolResultEvent
+from .plan import Plan
+from .streaming import StreamedAnswer
+
+FEEDBACK = """Your last answer was not accepted and not shown. The reasons stand in the element below; it is
+feedback, not a message of the user. Answer the conversation again so that they no longer hold.
+<feedback>
+{}
+</feedback>"""
+
+
+class RunState:
+    """One run in progress. `turn` is `None` without memory, `emit` when nobody listens."""
+
+    __slots__ = (
+        "accepted",
+        "answer",
+        "begun",
+        "emit",
+        "feedback",
+        "guards",
+        "hold",
+        "input",
+        "judged",
+        "live",
+        "message_id",
+        "metadata",
+        "parts",
+        "plan",
+        "prompt",
+        "reason",
+        "report",
+        "seen",
+        "step",
+        "tools",
+        "tripwire",
+        "turn",
+        "usage",
+    )
+
+    def __init__(self, plan: Plan, turn: Turn | None, emit: Emit | None) -> None:
+        self.plan = plan
+        self.turn = turn
+        self.emit = emit
+        self.guards = plan.guards
+        self.hold = "none" if plan.guards is None else plan.guards.hold
+        self.live = None if self.hold == "run" else emit  # where events go as they happen
+        self.accepted = False  # the input, by processors
+        self.begun = False
+        self.judged = self.hold != "run"
+        self.input = plan.input
+        self.prompt = memory_context.Prompt(
+            instructions="", messages=(), report=memory_context.ContextReport()
+        )
+        self.report = self.prompt.report
+        self.tools = plan.tools
+        self.seen: Sequence[Message] = ()  # by the model, in this step
+        self.feedback: list[str] = []
+        self.message_id = new_id()
+        self.metadata: Mapping[str, Json] = {}
+        self.parts: list[Part] = []
+        self.answer: StreamedAnswer | None = None  # of the model call under way
+        self.usage = Usage()
+        self.step = 0
+        self.reason: FinishReason = "stop"
+        self.tripwire: Tripwire | None = None
+
+    def message(self) -> Message:
+        """The answer as far as it is."""
+        return Message(
+            role="assistant",
+            parts=self.parts,
+            id=self.message_id,
+            run_id=self.plan.run_id,
+            metadata=self.metadata,
+        )
+
+    def conversation(self) -> tuple[Message, ...]:
+        """What the model is sent: the prompt, and the answer so far."""
+        messages = self.prompt.messages
+        if self.parts:
+            messages = (*messages, self.message())
+        if self.feedback:
+            text = FEEDBACK.format("\n".join([escape(reason) for reason in self.feedback]))
+            messages = (*messages, Message.user(text, id=FEEDBACK_ID))
+        return messages
+
+    def is_open(self, index: int) -> bool:
+        """Whether part number `index` is a call that waits for its outcome."""
+        part = self.parts[index]
+        return isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed
+
+    def add(self, response: ModelResponse) -> int:
+        """Add a response to the answer. Returns the index of its first part."""
+        self.answer = None
+        self.parts.append(response.step_part())
+        first = len(self.parts)
+        self.parts.extend([sound(part) if isinstance(part, ToolPart) else part for part in response.parts])
+        return first
+
+    def close(self) -> None:
+        """Keep what an unfinished model call had said, and close open calls."""
+        if self.answer is not None:
+            if partial := self.answer.partial():
+                self.parts += [StepPart(model=self.plan.model.name), *partial]
+            self.answer = None
+        for index in range(len(self.parts)):
+            if self.is_open(index):
+                part = self.parts[index]
+                assert isinstance(part, ToolPart)
+                self.parts[index] = closed = interrupted(part)
+                self.tell(closed)
+
+    def tell(self, outcome: ToolPart) -> None:
+        """Tell how a call ended."""
+        if self.live is None:
+            return
+        common: dict[str, Any] = {
+            "run_id": self.plan.run_id,
+            "tool_call_id": outcome.tool_call_id,
+            "tool_name": outcome.tool_name,
+            "args": outcome.args,
+        }
+        if outcome.state == "result":
+            self.live(ToolResultEvent(**common, result=outcome.output))
+        else:
+            self.live(ToolErrorEvent(**common, error=outcome.error or outcome.state))
