@@ -63,7 +63,7 @@ class Source(Protocol):
         """What is known of these messages; keys of no message are left out."""
 
     def nearest(self, vector: Sequence[float], k: int, scope: Scope) -> tuple[list[int], Background]:
-        """The keys of about the `k` closest vectors in `scope`, and how the cosines of all are distributed."""
+        """The keys of about the `k` closest vectors in `scope`, and the distribution of all cosines."""
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:
         """The cosines of these messages' vectors; keys without a vector are left out."""

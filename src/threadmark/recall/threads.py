@@ -29,8 +29,8 @@ def rank_threads(
 ) -> list[RankedThread]:
     """The best `limit` threads of `sizes`, which has the number of messages of each.
 
-    `postings` are those of `query.terms`. This is BM25 with threads for documents, where a term counts once for
-    each message that holds it. Equal scores go to the newer thread.
+    `postings` are those of `query.terms`. This is BM25 with threads for documents, where a term counts once
+    for each message that holds it. Equal scores go to the newer thread.
     """
     if not sizes:
         return []

@@ -207,7 +207,7 @@ def update(
         changed.append(change.id)
         if change.parts is not None:
             reworded[rows[0][0]] = message.replace(parts=parts)
-    _recall.wrote(db, owner, reworded, now)
+    _recall.wrote(db, owner, reworded.items(), now)
     if changed:
         _touch(db, thread, now)
     return by_ids(db, owner, changed, thread_id, 0, 0)

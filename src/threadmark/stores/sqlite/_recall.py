@@ -94,7 +94,7 @@ def erasing(db: Connection, owner: str) -> dict[str, int]:
         return {}
     rows = db.execute(
         "SELECT m.key FROM threads t CROSS JOIN messages m "
-        f"ON m.key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1 WHERE t.resource_id = ?",
+        "ON m.key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1 WHERE t.resource_id = ?",
         (owner,),
     )
     spaces.dequeue(db, [key for (key,) in rows])

@@ -163,8 +163,7 @@ def _remove_postings(db: Connection, owner_no: int, term: str, unwanted: Collect
     few = [pack([key]) for key in unwanted] if len(unwanted) <= 4 else []
     either = " OR ".join(["instr(keys, ?)"] * len(few)) or "true"
     blocks = db.execute(
-        "SELECT block, keys, impacts FROM recall_postings "
-        f"WHERE owner_no = ? AND term = ? AND ({either})",
+        f"SELECT block, keys, impacts FROM recall_postings WHERE owner_no = ? AND term = ? AND ({either})",
         (owner_no, term, *few),
     )
     for block, blob, values in blocks:
@@ -209,7 +208,7 @@ class SqlSource:
         return [key for (key,) in rows]
 
     def counts(self, terms: Sequence[str]) -> list[int]:
-        found = dict(self._db.execute(
+        found: dict[str, int] = dict(self._db.execute(
             "SELECT j.value, sum(length(p.impacts)) FROM json_each(?) j CROSS JOIN recall_postings p "
             "ON p.owner_no = ? AND p.term = j.value GROUP BY j.value",
             (json.dumps(list(terms)), self._owner),

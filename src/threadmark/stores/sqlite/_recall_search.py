@@ -115,7 +115,7 @@ def threads(
         return []
     source = SqlSource(db, owner_no)
     where, params = metadata_clauses("metadata", check_filter(metadata))
-    sizes = dict(
+    sizes: dict[int, int] = dict(
         db.execute(
             f"SELECT number, message_count FROM threads WHERE resource_id = ?{where}", (owner, *params)
         )

@@ -39,7 +39,9 @@ def add(db: Connection, name: str, dimension: int) -> None:
     check_text("embedder name", name)
     check_count("dimension", dimension, least=1)
     if not name or dimension > MAX_DIMENSION:
-        raise ConfigurationError(f"embedder {name!r} needs a name, and a dimension of {MAX_DIMENSION} at most")
+        raise ConfigurationError(
+            f"embedder {name!r} needs a name, and a dimension of {MAX_DIMENSION} at most"
+        )
     rows = db.execute("SELECT dimension FROM recall_spaces WHERE name = ?", (name,))
     if not rows:
         db.execute(
@@ -126,9 +128,7 @@ def claim(db: Connection, space: str, limit: int, now: datetime, lease: float) -
             (outbox_no,),
         )
         token = f"{outbox_no}.{claims_before + 1}"
-        claims.append(
-            Claim(owner=row[0], message=message_from_row(row[1:]), token=token, attempts=attempts)
-        )
+        claims.append(Claim(owner=row[0], message=message_from_row(row[1:]), token=token, attempts=attempts))
     return claims
 
 
@@ -146,8 +146,8 @@ def _due(db: Connection, number: int, limit: int, at: float) -> list[Row]:
 def _hand_out(db: Connection, number: int, limit: int, at: float) -> int:
     """Put the next messages from before the space into its outbox. Returns how many there were."""
     rows = db.execute(
-        "SELECT m.key FROM recall_spaces s CROSS JOIN messages m ON m.key > s.queued_to AND m.key <= s.queue_end "
-        "WHERE s.space_no = ? ORDER BY m.key LIMIT ?",
+        "SELECT m.key FROM recall_spaces s CROSS JOIN messages m "
+        "ON m.key > s.queued_to AND m.key <= s.queue_end WHERE s.space_no = ? ORDER BY m.key LIMIT ?",
         (number, limit),
     )
     if not rows:
@@ -211,8 +211,8 @@ def _held(db: Connection, number: int, token: str) -> tuple[int, int, str] | Non
     if not (outbox_no.isdecimal() and claims.isdecimal()):
         raise ValidationError(f"{token[:40]!r} is no claim's token")
     rows = db.execute(
-        "SELECT o.outbox_no, o.key, m.resource_id FROM recall_outbox o CROSS JOIN messages m ON m.key = o.key "
-        "WHERE o.outbox_no = ? AND o.space_no = ? AND o.claims = ?",
+        "SELECT o.outbox_no, o.key, m.resource_id FROM recall_outbox o "
+        "CROSS JOIN messages m ON m.key = o.key WHERE o.outbox_no = ? AND o.space_no = ? AND o.claims = ?",
         (int(outbox_no), number, int(claims)),
     )
     return rows[0] if rows else None

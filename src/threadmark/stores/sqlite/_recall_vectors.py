@@ -28,9 +28,7 @@ SAMPLE = 128
 """From how many vectors the spread of a query's cosines is estimated."""
 
 
-def add_vectors(
-    db: Connection, owner_no: int, space_no: int, batch: Mapping[int, Sequence[bytes]]
-) -> None:
+def add_vectors(db: Connection, owner_no: int, space_no: int, batch: Mapping[int, Sequence[bytes]]) -> None:
     """Keep the vectors of messages, by key, in place of those they had."""
     np = import_numpy()
     remove_vectors(db, owner_no, list(batch), space_no=space_no)
@@ -100,7 +98,8 @@ def move_vectors(db: Connection, owner_no: int, to_owner_no: int, first: int, la
         )
         _recall_codes.append(db, to_owner_no, space_no, taken)
         db.execute(
-            "UPDATE recall_vectors SET owner_no = ? WHERE owner_no = ? AND space_no = ? AND key BETWEEN ? AND ?",
+            "UPDATE recall_vectors SET owner_no = ? "
+            "WHERE owner_no = ? AND space_no = ? AND key BETWEEN ? AND ?",
             (to_owner_no, owner_no, space_no, first, last),
         )
 

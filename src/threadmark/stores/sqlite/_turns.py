@@ -85,8 +85,8 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         )
         for message, (seq, at) in zip(batch, placed, strict=True)
     ]
-    base = first_key(number)
-    _recall.wrote(db, owner, [(base + seq, message) for message, (seq, _) in zip(stored, placed, strict=True)], turn.now)
+    keys = [first_key(number) + seq for seq, _ in placed]
+    _recall.wrote(db, owner, zip(keys, stored, strict=True), turn.now)
     updated = _threads.later(row, turn.now)
     window = row[14:17]
     if turn.window is not None:
