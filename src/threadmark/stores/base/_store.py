@@ -11,9 +11,6 @@ from ..._types import (
     ErasureReceipt,
     Message,
     MessagePage,
-    Run,
-    RunPage,
-    RunStatus,
     Thread,
     ThreadClone,
     ThreadPage,
@@ -21,11 +18,12 @@ from ..._types import (
 )
 from ._messages import MessageChange, MessageQuery
 from ._recall import RecallStore
+from ._runs import RunStore
 from ._threads import CloneRequest, NewThread, ThreadChange, ThreadQuery
 from ._turns import TurnQuery, TurnReceipt, TurnState, TurnWrite, WorkingMemoryWrite
 
 
-class Store(RecallStore, ABC):
+class Store(RecallStore, RunStore, ABC):
     """A database that keeps the contract of this module."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
@@ -118,7 +116,7 @@ class Store(RecallStore, ABC):
     ) -> list[str]:
         """Delete messages of this thread. Returns the ids that were there; their `seq`s stay unused."""
 
-    # -- turns and runs ------------------------------------------------------------------------------
+    # -- turns ------------------------------------------------------------------------------
 
     @abstractmethod
     async def read_turn(self, owner: str, query: TurnQuery) -> TurnState:
@@ -127,21 +125,6 @@ class Store(RecallStore, ABC):
     @abstractmethod
     async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
         """Store a turn, in one transaction."""
-
-    @abstractmethod
-    async def get_run(self, owner: str, run_id: str) -> Run | None: ...
-
-    @abstractmethod
-    async def list_runs(
-        self,
-        owner: str,
-        *,
-        thread_id: str | None = None,
-        status: RunStatus | None = None,
-        page: int = 0,
-        per_page: int | None = 100,
-    ) -> RunPage:
-        """Runs of the owner, newest first."""
 
     # -- working memory ------------------------------------------------------------------------------
 

@@ -113,7 +113,21 @@ def m002_working_memory(db: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory, m003_recall)
+def m004_paused_runs(db: Connection) -> None:
+    """Until when a run that is under way, or waits for a person, is open; an index of those that are."""
+    db.execute("ALTER TABLE runs ADD COLUMN expires_at TEXT")
+    db.execute(
+        "CREATE INDEX runs_open ON runs (resource_id, status, started_at) "
+        "WHERE status IN ('running', 'suspended')"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_threads_messages_runs,
+    m002_working_memory,
+    m003_recall,
+    m004_paused_runs,
+)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
