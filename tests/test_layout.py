@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "recall": set(),
     "stores": {"recall"},
     "models": set(),
-    "memory": {"recall", "stores", "vectors"},
+    "memory": {"models", "recall", "stores", "vectors"},
     "processors": {"memory", "models"},
     "agents": {"memory", "models", "processors"},
     "offline": {"memory", "models"},

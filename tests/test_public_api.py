@@ -17,9 +17,9 @@ from threadmark.memory.working import WorkingMemoryHandle
 
 PUBLIC = """
     Agent AgentResult AgentStream ApprovalError Block ConfigurationError ConflictError ContextReport
-    DataPart ErasureReceipt ErrorPart Event FilePart Memory MemoryEvent MemoryOptions Message MessageChange
-    MessagePage Model ModelError NotFoundError OwnershipError ProcessorError ReasoningPart
-    RequestContext Run RunPage
+    DataPart ErasureReceipt ErrorPart Event FilePart GenerateTitle Memory MemoryEvent MemoryOptions
+    Message MessageChange MessagePage Model ModelError NotFoundError OwnershipError ProcessorError
+    ReasoningPart RequestContext Run RunPage
     SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread
     ThreadClone ThreadPage ThreadSource ThreadSpec ThreadmarkError Tool ToolContext ToolPart
     TripwireError Usage ValidationError WorkingMemory tool

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
+    from .memory.titles import GenerateTitle
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
@@ -91,6 +92,7 @@ _HOMES = {
     ".memory.memory": ("Memory",),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
+    ".memory.titles": ("GenerateTitle",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
@@ -127,6 +129,7 @@ __all__ = [
     "ErrorPart",
     "Event",
     "FilePart",
+    "GenerateTitle",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",

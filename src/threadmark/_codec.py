@@ -29,6 +29,7 @@ from ._types import (
 )
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_scan: Callable[[str, int], tuple[Json, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _encode_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -48,6 +49,14 @@ def to_json(value: Json, what: str = "value") -> str:
 
 def from_json(text: str) -> Json:
     """The value of JSON text that a store kept. Raises `StoreError` if it is damaged."""
+    try:
+        value, end = _scan(text, 0)  # what `json.loads` does, without looking for blanks around it
+        if end == len(text):
+            return value
+    except StopIteration:
+        pass
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"stored JSON is damaged: {error}") from None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -106,7 +115,10 @@ def part_from_dict(value: dict[str, Json]) -> Part:
     """The part of a JSON object. Raises `StoreError` for an unknown type or a missing field."""
     if type(value) is not dict:
         raise StoreError("a stored message has a part that is no JSON object")
-    fields = dict(value)
+    return _part(dict(value))
+
+
+def _part(fields: dict[str, Json]) -> Part:
     kind = fields.pop("type", None)
     make = _TYPES.get(str(kind))
     if make is None:
@@ -129,13 +141,15 @@ def parts_from_json(text: str) -> tuple[Part, ...]:
     values = from_json(text)
     if type(values) is not list:
         raise StoreError("the parts of a stored message are damaged")
-    if (
-        len(values) == 1
-        and type(values[0]) is dict
-        and values[0] == {"type": "text", "text": values[0].get("text")}
-    ):
-        return (TextPart(values[0]["text"]),)  # nine messages in ten
-    return tuple([part_from_dict(value) for value in values])
+    parts: list[Part] = []
+    for value in values:
+        if type(value) is not dict:
+            raise StoreError("a stored message has a part that is no JSON object")
+        if len(value) == 2 and value.get("type") == "text" and "text" in value:
+            parts.append(TextPart(value["text"]))  # nine parts in ten
+        else:
+            parts.append(_part(value))
+    return tuple(parts)
 
 
 # -- small values ------------------------------------------------------------------------------------

@@ -208,11 +208,30 @@ class Message:
         return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
 
     @classmethod
-    def stored(cls, *fields: Any) -> Message:
-        """Make a message of trusted values in field order, unchecked: what reading a row needs, fast."""
+    def stored(
+        cls,
+        id: str,
+        role: Role,
+        parts: tuple[Part, ...],
+        speaker: Speaker | None,
+        metadata: Mapping[str, Json],
+        created_at: datetime | None,
+        seq: int | None,
+        thread_id: str | None,
+        run_id: str | None,
+    ) -> Message:
+        """Make a message of trusted values, unchecked: what reading a row needs, fast."""
         self = object.__new__(cls)
-        for name, value in zip(cls.__slots__, fields, strict=True):
-            _set(self, name, value)
+        init = _set
+        init(self, "id", id)
+        init(self, "role", role)
+        init(self, "parts", parts)
+        init(self, "speaker", speaker)
+        init(self, "metadata", metadata)
+        init(self, "created_at", created_at)
+        init(self, "seq", seq)
+        init(self, "thread_id", thread_id)
+        init(self, "run_id", run_id)
         return self
 
     def replace(self, **changes: Any) -> Message:

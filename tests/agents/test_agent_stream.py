@@ -517,6 +517,7 @@ def test_event_types() -> None:
             "text-delta",
             "text-end",
             "text-start",
+            "thread-title",
             "tool-call",
             "tool-call-delta",
             "tool-call-input-streaming-end",

@@ -192,6 +192,8 @@ class ModelStore(Store):
     async def update_thread(self, owner: str, thread_id: str, change: ThreadChange) -> Thread:
         def work(t: Tables) -> Thread:
             thread = need(t, owner, thread_id)
+            if change.if_created_at is not None and change.if_created_at != thread.created_at:
+                raise NotFoundError(f"thread {thread_id!r} does not exist")
             if change.if_version is not None and change.if_version != thread.version:
                 raise ConflictError("another version")
             if change.if_untitled and thread.title:

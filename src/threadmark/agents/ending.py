@@ -43,6 +43,8 @@ async def commit(
             finish_reason=state.reason,
             usage=state.usage,
             error=None if failure is None else describe_error(failure),
+            model=state.plan.model,
+            request_context=state.plan.request_context,
         )
     )
     if stored.cancelled():  # by an event loop that is being shut down

@@ -3,7 +3,8 @@
 A text turn gives: start, step-start, text-start, text-delta (one or more), text-end, step-finish, finish.
 A step with tools gives, for each call: tool-call-input-streaming-start, tool-call-delta (any number),
 tool-call-input-streaming-end, tool-call; then one tool-result or tool-error for each call, in the order of
-the calls; then step-finish, and the next step. Exactly one terminal event ends every stream: `finish`,
+the calls; then step-finish, and the next step. With `GenerateTitle(emit_event=True)` a thread-title may come
+before the last event. Exactly one terminal event ends every stream: `finish`,
 `error`, `abort` or `tripwire`. A stream that fails before its turn is open has that one event only.
 """
 
@@ -196,6 +197,19 @@ class StepFinishEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadTitleEvent(StreamEvent):
+    """The thread got a `title`, or it could not be made: then `error` says why. It is not stored.
+
+    Told only with `GenerateTitle(emit_event=True)`.
+    """
+
+    type: ClassVar[Literal["thread-title"]] = "thread-title"
+    thread_id: str
+    title: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TerminalEvent(StreamEvent):
     """The last event of a stream. `usage` is the sum over all model calls of the run."""
 
@@ -258,6 +272,7 @@ Event: TypeAlias = (
     | ToolErrorEvent
     | FileEvent
     | StepFinishEvent
+    | ThreadTitleEvent
     | FinishEvent
     | ErrorEvent
     | AbortEvent

@@ -25,6 +25,7 @@ from .replay import tell_answer
 from .result import AgentResult, answer_reason
 from .settle import settle
 from .state import RunState
+from .titles import tell_title
 from .tool_step import run_tools
 
 E = TypeVar("E", bound=BaseException)
@@ -60,6 +61,7 @@ async def execute(state: RunState) -> AgentResult:
     else:
         wind_up(state, failure)
         saved, unsaved, late = await commit(state, failure)
+        late = late or await tell_title(state)
     cancelled = cancelled or late
     result = make_result(state, saved)
     cause = unsaved or failure

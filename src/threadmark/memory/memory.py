@@ -97,6 +97,7 @@ class Memory:
             settings=self.settings.merge(options or {}),
             agent=agent,
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
+            background=self.background,
         )
 
     async def open(self) -> None:

@@ -10,6 +10,7 @@ from .._errors import ConfigurationError
 from .._ids import check_count
 
 if TYPE_CHECKING:
+    from .titles import GenerateTitle
     from .working import WorkingMemory
 
 DEFAULT_LAST_MESSAGES = 10
@@ -23,6 +24,7 @@ _HINTS = {
     "lastMessages": "last_messages",
     "readOnly": "read_only",
     "workingMemory": "working_memory",
+    "generateTitle": "generate_title",
     "options": "the options themselves, as keyword arguments",
 }
 
@@ -41,6 +43,8 @@ class MemoryOptions(TypedDict, total=False):
         three tenths, history gets what is left and loses its oldest messages first. Instructions and the
         new message are never dropped. The result's `context` names what was.
     working_memory: `True`, or `WorkingMemory(...)` with its settings; default false.
+    generate_title: `True`, or `GenerateTitle(...)` with its settings: an untitled thread is named by a model,
+        in the background, after a turn that finished; default false. A title that somebody set stays.
     read_only: The turn reads memory and writes nothing, not even the thread; default false.
     save_user_first: Store the user's message before the model is called, and each finished step as it comes,
         so that they survive the death of the process; default false: the whole turn is one transaction, and
@@ -52,6 +56,7 @@ class MemoryOptions(TypedDict, total=False):
     history_slack: int | None
     max_context_tokens: int | None
     working_memory: bool | WorkingMemory
+    generate_title: bool | GenerateTitle
     read_only: bool
     save_user_first: bool
 
@@ -65,6 +70,7 @@ class MemorySettings:
     history_slack: int | None = None
     max_context_tokens: int | None = None
     working_memory: WorkingMemory | None = None
+    generate_title: GenerateTitle | None = None
     read_only: bool = False
     save_user_first: bool = False
 
@@ -97,6 +103,8 @@ class MemorySettings:
                 raise ConfigurationError(f"{name} must be True or False, not {checked[name]!r}")
         if "working_memory" in checked:
             checked["working_memory"] = self._working_memory(checked["working_memory"])
+        if "generate_title" in checked:
+            checked["generate_title"] = self._generate_title(checked["generate_title"])
         return replace(self, **checked)
 
     def _working_memory(self, value: object) -> WorkingMemory | None:
@@ -110,6 +118,19 @@ class MemorySettings:
             return value
         raise ConfigurationError(
             f"working_memory must be True, False or WorkingMemory(...), not {type(value).__name__}"
+        )
+
+    def _generate_title(self, value: object) -> GenerateTitle | None:
+        from .titles import GenerateTitle
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.generate_title or GenerateTitle()
+        if isinstance(value, GenerateTitle):
+            return value
+        raise ConfigurationError(
+            f"generate_title must be True, False or GenerateTitle(...), not {type(value).__name__}"
         )
 
 

@@ -19,6 +19,7 @@ LOWEST, HIGHEST = 0.5, 2.0  # a correction never goes further: what looks like m
 _WINDOW = 31  # observations kept per model
 _MODELS = 64  # models kept; the one observed longest ago goes first
 _PLAUSIBLE = (0.2, 5.0)  # ratios outside are of a call that was cut off, cached elsewhere or mixed up
+_REMEMBERED = 8192  # texts whose count is at hand; twice as many just before the older half goes
 _SMALLEST = 100  # tokens; below, framing that nobody counted outweighs the text
 
 
@@ -48,6 +49,8 @@ class TokenCounter:
         self._look = (
             exact == "auto"
         )  # tokenizers load in tens of milliseconds, so only when first asked to count
+        self._recent: dict[int, int] = {}
+        self._older: dict[int, int] = {}
         self._ratios: dict[str, deque[float]] = {} if state is None else _read(state)
         self._factors = {model: _factor(ratios) for model, ratios in self._ratios.items()}
 
@@ -62,6 +65,20 @@ class TokenCounter:
 
         Texts of more than 500,000 characters are always estimated.
         """
+        # Most of a prompt was counted in the turn before. What is kept of a text is its hash: a text that has
+        # changed is another one, and an erased one leaves nothing.
+        key = hash(text)
+        counted = self._recent.get(key)
+        if counted is None:
+            counted = self._older.get(key)
+            if counted is None:
+                counted = self._count(text)
+            if len(self._recent) >= _REMEMBERED:
+                self._recent, self._older = {}, self._recent
+            self._recent[key] = counted
+        return counted
+
+    def _count(self, text: str) -> int:
         if self._look:
             self._find()
         if self._exact is not None:

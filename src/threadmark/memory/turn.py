@@ -33,6 +33,9 @@ from .options import MemorySettings
 from .tools import MemoryTool
 
 if TYPE_CHECKING:
+    from ..models.base import Model
+    from .background import Background
+    from .titles import TitleOutcome
     from .working.draft import Draft
 
 REBASES = 50
@@ -99,9 +102,11 @@ class Turn:
         again: bool,
         finished: Run | None,
         answer: tuple[Message, ...] = (),
+        background: Background,
     ) -> None:
         self._store = store
         self._clock = clock
+        self._background = background
         self._spec = spec
         self._started = clock()
         self._version = version
@@ -133,6 +138,8 @@ class Turn:
         """The run of this `run_id` if it was finished before: the call is a repetition."""
         self.answer = answer
         """The messages which that finished run stored."""
+        self.titling: asyncio.Future[TitleOutcome] | None = None
+        """The work on the thread's title that the commit began, if it did."""
 
     @property
     def writes(self) -> bool:
@@ -266,18 +273,45 @@ class Turn:
         finish_reason: FinishReason = "stop",
         usage: Usage | None = None,
         error: str | None = None,
+        model: Model | None = None,
+        request_context: object = None,
     ) -> TurnReceipt | None:
         """Store the turn: thread, input, answer and run record. `None` if this turn writes nothing.
 
-        Once begun it runs to its end even if the caller is cancelled meanwhile.
+        Once begun it runs to its end even if the caller is cancelled meanwhile. `model` is the one that
+        answered, and `request_context` what it was asked with: for a title, if the thread is to get one.
         """
         if not self.writes:
             return None
         messages = () if self._input_is_stored else self.input
         if message is not None:
             messages = (*messages, message)
-        write = self._commit(messages, status, finish_reason, usage, error)
-        return await asyncio.shield(asyncio.ensure_future(write))
+
+        async def store() -> TurnReceipt:
+            receipt = await self._commit(messages, status, finish_reason, usage, error)
+            if status == "finished" and self.settings.generate_title is not None:
+                self._name(receipt.thread, message, model, request_context)
+            return receipt
+
+        return await asyncio.shield(asyncio.ensure_future(store()))
+
+    def _name(
+        self, thread: Thread, answer: Message | None, model: Model | None, request_context: object
+    ) -> None:
+        from .titles import start_title
+
+        assert self.settings.generate_title is not None
+        said = (*self.history, *self.input)
+        self.titling = start_title(
+            self._background,
+            self._store,
+            self._clock,
+            self.settings.generate_title,
+            thread,
+            said if answer is None else (*said, answer),
+            model=model,
+            request_context=request_context,
+        )
 
     async def _commit(
         self,
@@ -359,6 +393,7 @@ async def open_turn(
     settings: MemorySettings,
     agent: str,
     run_id: str,
+    background: Background,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
@@ -419,6 +454,7 @@ async def open_turn(
         again=again is not None,
         finished=None if retried is not None else run,
         answer=answer,
+        background=background,
     )
 
 

@@ -12,15 +12,15 @@ Every layer of memory contributes; this module alone decides the order, the budg
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from ..._types import Message, TextPart
 from ...stores.base import Window
-from ..tokens import estimate_tokens, message_tokens
+from ..counting import Counting
 from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
+from .stability import fingerprint
 
 MEMORY_SHARE = 0.3
 """Most of the budget that working memory may take."""
@@ -35,6 +35,7 @@ class Layers:
 
     `memory` is the rendered block of working memory that stands before the history, `window` what the
     thread's last turn showed, `moved` why its window begins elsewhere this time (empty if it does not).
+    `counting` is how tokens are counted; `max_tokens` is by its corrected counts.
     """
 
     instructions: str = ""
@@ -49,70 +50,60 @@ class Layers:
     window: Window | None = None
     moved: tuple[str, ...] = ()
     max_tokens: int | None = None
+    counting: Counting = field(default_factory=Counting)
 
 
 def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     """The prompt, and the window to store with the turn."""
+    count = layers.counting
     instructions = "\n\n".join(
         text for text in (layers.instructions, layers.memory_instructions, layers.system) if text
     )
     moved = list(layers.moved)
-    tail = [(message, present(message, past=False)) for message in (*layers.context, *layers.input)]
-    fixed = estimate_tokens(instructions) + sum(message_tokens(shown) for _, shown in tail if shown)
+    tail = [
+        (message, shown, count.message(shown) if shown else 0)
+        for message in (*layers.context, *layers.input)
+        for shown in (present(message, past=False),)
+    ]
     memory = layers.memory
-    room: int | None = None
+    shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
+    sizes = [count.message(message) for _, message in shown]
+    dropped: list[Message] = []
     if layers.max_tokens is not None:
-        room = max(0, layers.max_tokens - fixed)
-        memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE))
+        fixed = count.text(instructions) + sum(size for _, _, size in tail)
+        room = max(0, int(layers.max_tokens / count.scale) - fixed)
+        memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE), count.text)
         if cut:
             moved.append("budget: working memory was shortened")
-        room -= estimate_tokens(memory) + sum(message_tokens(message) for message in layers.recalled)
-    shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
-    sizes = [message_tokens(message) for _, message in shown]
-    dropped: list[Message] = []
-    if room is not None and sum(sizes) > room:
-        first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
-        dropped = [stored for stored, _ in shown[:first]]
-        shown, sizes = shown[first:], sizes[first:]
-        moved.append(f"budget: the oldest {first} messages of the window were left out")
+        room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
+        if sum(sizes) > room:
+            first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+            dropped = [stored for stored, _ in shown[:first]]
+            shown, sizes = shown[first:], sizes[first:]
+            moved.append(f"budget: the oldest {first} messages of the window were left out")
 
     head = () if not memory else (_memory_message(memory),)
     stable = (*head, *(message for _, message in shown))
-    fingerprint, same = _fingerprint(instructions, stable, layers.window)
-    if layers.window is not None and layers.window.fingerprint and not same and not moved:
+    last = "" if layers.window is None else layers.window.fingerprint
+    mark, same = fingerprint(instructions, stable, last)
+    if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
     report = ContextReport(
-        blocks=tuple(_blocks(layers, memory, shown, sizes, tail)),
+        blocks=tuple(_blocks(layers, memory, [stored.id for stored, _ in shown], sum(sizes), tail)),
         dropped=tuple(message.id for message in dropped),
-        breaks=tuple(moved) if layers.window is not None and layers.window.fingerprint else (),
+        breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
     )
     begin = next((stored.seq for stored, _ in shown if stored.seq), 0)
     return (
         Prompt(
             instructions=instructions,
-            messages=(*stable, *layers.recalled, *(message for _, message in tail if message)),
+            messages=(*stable, *layers.recalled, *(message for _, message, _ in tail if message)),
             report=report,
             stable=len(stable),
         ),
-        Window(seq=begin, memory=layers.memory_version, fingerprint=fingerprint),
+        Window(seq=begin, memory=layers.memory_version, fingerprint=mark),
     )
-
-
-# -- stability ---------------------------------------------------------------------------------------
-
-
-def _fingerprint(instructions: str, stable: Sequence[Message], window: Window | None) -> tuple[str, bool]:
-    """ "<messages>:<hash>" of the stable part, and whether it begins with all of the last turn's."""
-    before, _, wanted = ("", "", "") if window is None else window.fingerprint.partition(":")
-    count = int(before) if before.isdigit() else -1
-    digest = hashlib.blake2b(instructions.encode("utf-8", "surrogatepass"), digest_size=12)
-    same = count == 0 and digest.hexdigest() == wanted
-    for number, message in enumerate(stable, start=1):
-        digest.update(f"\x00{message.role}\x00{message.parts!r}".encode("utf-8", "surrogatepass"))
-        if number == count:
-            same = digest.hexdigest() == wanted
-    return f"{len(stable)}:{digest.hexdigest()}", same
 
 
 # -- budget ------------------------------------------------------------------------------------------
@@ -128,41 +119,49 @@ def _first_that_fits(sizes: Sequence[int], room: int) -> int:
     return 0
 
 
-def _fit_memory(text: str, room: int) -> tuple[str, bool]:
+def _fit_memory(text: str, room: int, count: Callable[[str], int]) -> tuple[str, bool]:
     """The block of working memory in `room` tokens: its first lines, and a note that there is more."""
-    if not text or estimate_tokens(text) <= room:
+    if not text or count(text) <= room:
         return text, False
-    lines = text.splitlines()
-    opening, closing, body = lines[0], lines[-1], lines[1:-1]
-    note = "[the rest did not fit]"
-    while body and estimate_tokens("\n".join([opening, *body, note, closing])) > room:
-        body = body[: -max(1, len(body) // 10)]
-    return "\n".join([opening, *body, note, closing]), True
+    opening, *body, closing = text.splitlines()
+
+    def first(count: int) -> str:
+        return "\n".join([opening, *body[:count], "[the rest did not fit]", closing])
+
+    fit, too_many = 0, len(body)  # how many lines surely fit (none always do), and how many do not
+    while too_many - fit > 1:
+        middle = (fit + too_many) // 2
+        if count(first(middle)) <= room:
+            fit = middle
+        else:
+            too_many = middle
+    return first(fit), True
 
 
 # -- blocks ------------------------------------------------------------------------------------------
-
-_Shown = Sequence[tuple[Message, Message]]
 
 
 def _blocks(
     layers: Layers,
     memory: str,
-    shown: _Shown,
-    sizes: Sequence[int],
-    tail: Sequence[tuple[Message, Message | None]],
+    history: Sequence[str],
+    history_tokens: int,
+    tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
-    blocks: list[Block] = []
+    count, blocks = layers.counting, list[Block]()
 
     def text_block(kind: BlockKind, text: str, why: str) -> None:
         if text:
-            blocks.append(Block(kind=kind, tokens=estimate_tokens(text), why=why, stable=True, text=text))
+            tokens = count.scaled(count.text(text))
+            blocks.append(Block(kind=kind, tokens=tokens, why=why, stable=True, text=text))
 
     def message_block(
         kind: BlockKind, ids: Sequence[str], tokens: int, why: str, *, stable: bool = False
     ) -> None:
         if ids:
-            blocks.append(Block(kind=kind, tokens=tokens, sources=tuple(ids), why=why, stable=stable))
+            blocks.append(
+                Block(kind=kind, tokens=count.scaled(tokens), sources=tuple(ids), why=why, stable=stable)
+            )
 
     text_block("instructions", layers.instructions, "the agent's instructions")
     text_block("instructions", layers.memory_instructions, "how memory works, for the model")
@@ -170,27 +169,27 @@ def _blocks(
     text_block("working_memory", memory, f"working memory, version {layers.memory_version}")
     message_block(
         "history",
-        [stored.id for stored, _ in shown],
-        sum(sizes),
-        f"the newest {len(shown)} messages of the thread",
+        history,
+        history_tokens,
+        f"the newest {len(history)} messages of the thread",
         stable=True,
     )
     message_block(
         "recalled",
         [message.id for message in layers.recalled],
-        sum(message_tokens(message) for message in layers.recalled),
+        sum(count.message(message) for message in layers.recalled),
         "recalled for this question",
     )
-    count = len(layers.context)
+    called = len(layers.context)
     for kind, part, why in (
-        ("context", tail[:count], "context of this call, not stored"),
-        ("input", tail[count:], "what the caller sent"),
+        ("context", tail[:called], "context of this call, not stored"),
+        ("input", tail[called:], "what the caller sent"),
     ):
-        seen = [message for _, message in part if message]
+        seen = [(message.id, size) for _, message, size in part if message]
         message_block(
             kind,  # type: ignore[arg-type]
-            [message.id for message in seen],
-            sum(message_tokens(message) for message in seen),
+            [name for name, _ in seen],
+            sum(size for _, size in seen),
             why,
         )
     return blocks

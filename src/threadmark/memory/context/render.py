@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import unified_diff
 
-from ..._types import DataPart, Message, Part, Speaker, TextPart, ToolPart
+from ..._types import DataPart, Message, Part, Speaker, StepPart, TextPart, ToolPart
 
 CONTEXT_PART = "threadmark.context"
 """Name of the data part in which a user message keeps what memory told the model along with it."""
@@ -85,6 +85,8 @@ def present(message: Message, *, past: bool) -> Message | None:
     """
     if message.role == "user":
         return _present_user(message)
+    if len(message.parts) == 2 and type(message.parts[0]) is StepPart and _is_text(message.parts[1]):
+        return message  # nine answers in ten
     parts: list[Part] = []
     changed = False
     for part in message.parts:
@@ -106,6 +108,8 @@ def interrupted(call: ToolPart) -> ToolPart:
 
 
 def _present_user(message: Message) -> Message | None:
+    if message.speaker is None and len(message.parts) == 1 and _is_text(message.parts[0]):
+        return message  # nine questions in ten
     if message.speaker is None and all(type(part) is TextPart for part in message.parts):
         return message if any(_has_content(part) for part in message.parts) else None
     told = [
@@ -122,6 +126,10 @@ def _present_user(message: Message) -> Message | None:
     if not any(_has_content(part) for part in parts):
         return None
     return message.replace(parts=[*told, *parts])
+
+
+def _is_text(part: Part) -> bool:
+    return type(part) is TextPart and part.text != ""
 
 
 def _has_content(part: Part) -> bool:

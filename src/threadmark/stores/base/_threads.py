@@ -52,8 +52,9 @@ class ThreadChange:
     """A change of one thread: what is `None` stays.
 
     `metadata` is merged key by key over what is stored, then the keys in `remove` go. With `if_version`
-    a thread of another version raises `ConflictError`. With `if_untitled` nothing happens, and the thread
-    is returned as it is, when it has a title already.
+    a thread of another version raises `ConflictError`. With `if_created_at` a thread that was created at
+    another time, because the one that was meant is gone and its id was used again, raises `NotFoundError`.
+    With `if_untitled` nothing happens, and the thread is returned as it is, when it has a title already.
     """
 
     now: datetime
@@ -62,6 +63,7 @@ class ThreadChange:
     metadata: Mapping[str, Json] | None = None
     remove: tuple[str, ...] = ()
     if_version: int | None = None
+    if_created_at: datetime | None = None
     if_untitled: bool = False
 
 

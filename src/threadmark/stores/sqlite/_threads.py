@@ -112,6 +112,8 @@ def list_page(db: Connection, owner: str, query: ThreadQuery) -> ThreadPage:
 def change(db: Connection, owner: str, thread_id: str, change: ThreadChange) -> Thread:
     row = need(db, owner, thread_id)
     before = thread_from_row(row)
+    if change.if_created_at is not None and change.if_created_at != before.created_at:
+        raise NotFoundError(f"thread {thread_id!r} does not exist")
     if change.if_version is not None and change.if_version != before.version:
         raise ConflictError(
             f"thread {thread_id!r} has version {before.version}, not {change.if_version}; read it again"

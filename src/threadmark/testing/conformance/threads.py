@@ -173,6 +173,18 @@ async def cleared(h: Harness) -> None:
     same("Generated", (await store.update_thread("ann", "t1", change)).title, "a cleared title is no title")
 
 
+@behaviour("threads: a change for a thread that is gone does not reach a later one of its id")
+async def made_anew(h: Harness) -> None:
+    store = await h.fresh()
+    first = await store.create_thread("ann", h.thread("t1"))
+    meant = h.change(title="Old", title_source="generated", if_untitled=True, if_created_at=first.created_at)
+    same("Old", (await store.update_thread("ann", "t1", meant)).title, "the thread that is meant is changed")
+    await store.delete_thread("ann", "t1")
+    second = await store.create_thread("ann", h.thread("t1"))
+    await refuses(NotFoundError, store.update_thread("ann", "t1", meant), "the thread that was meant is gone")
+    same(second, await store.get_thread("ann", "t1"), "a thread made anew stays as it is")
+
+
 @behaviour("threads: deleting takes messages and runs along")
 async def deleted(h: Harness) -> None:
     store = await h.fresh()
