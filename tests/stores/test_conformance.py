@@ -13,8 +13,8 @@ from threadmark.testing.conformance import Behaviour, Harness, behaviours
 pytestmark = pytest.mark.anyio
 
 
-IN_MEMORY = frozenset({"scrub"})  # it ends with its object, and nobody else can reach it
-IN_A_FILE = frozenset({"scrub", "reopen", "processes"})
+IN_MEMORY = frozenset({"scrub", "observations"})  # it ends with its object, and nobody else can reach it
+IN_A_FILE = frozenset({"scrub", "reopen", "processes", "observations"})
 
 
 def offered(kind: str) -> frozenset[str]:

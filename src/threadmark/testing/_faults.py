@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from .._errors import StoreError
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from ..stores.sqlite._driver import Connection, Row
 
 When = Literal["before", "after"]
+OPERATIONS = frozenset(
+    name for name in dir(Store) if not name.startswith("_") and iscoroutinefunction(getattr(Store, name))
+)
+"""The operations of a store, those that rest on a capability too."""
+
 _Method = TypeVar("_Method", bound=Callable[..., Awaitable[Any]])
 
 
@@ -136,7 +142,7 @@ class FaultyStore(Store):
         self, operation: str, when: When, nth: int | None, act: Callable[[Call], Awaitable[None]]
     ) -> None:
         # A fault that can never fire would let a test pass that tests nothing.
-        if operation != "*" and operation not in Store.__abstractmethods__:
+        if operation != "*" and operation not in OPERATIONS:
             raise ValueError(f"a store has no operation {operation!r}")
         if when not in ("before", "after"):
             raise ValueError(f"when must be 'before' or 'after', not {when!r}")
@@ -191,6 +197,14 @@ class FaultyStore(Store):
     erase = _through(Store.erase)
     list_owners = _through(Store.list_owners)
     find_owners = _through(Store.find_owners)
+    read_observations = _through(Store.read_observations)
+    list_observations = _through(Store.list_observations)
+    claim_observation_job = _through(Store.claim_observation_job)
+    commit_observations = _through(Store.commit_observations)
+    fail_observation_job = _through(Store.fail_observation_job)
+    activate_observations = _through(Store.activate_observations)
+    retire_observations = _through(Store.retire_observations)
+    list_observation_jobs = _through(Store.list_observation_jobs)
 
 
 class FaultyDriver:

@@ -327,8 +327,12 @@ class ObservationCommit:
 
     For "observe": a message of the job's range is covered if it is in `covered`, has not changed since,
     and is a source of one of `rows` (of kind "none" too) or of a repeat; all others become gaps. A row with a
-    source that is gone or has changed is left out. `activate` puts the rows in view at once, if all before them are. For "reflect": rows with
-    `children`; one whose children are not all still in view is left out, and one row has one summary.
+    source that is gone or has changed is left out. `activate` puts the rows in view at once, if all before
+    them are.
+
+    For "reflect": rows with `children`; one whose children are not all still live is left out, and a row has
+    one summary.
+
     `hints=None` keeps the old ones; `extracted` is merged; `title` is set unless a user gave one.
     """
 

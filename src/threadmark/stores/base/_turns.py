@@ -9,6 +9,7 @@ from typing import Literal
 
 from ..._ids import check_count
 from ..._types import FinishReason, Json, Message, Run, RunStatus, Thread, WorkingMemoryVersion
+from ._observations import LogQuery, ObservationState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class TurnQuery:
 
     `last` is the number of newest messages wanted; with `slack`, all from the thread's window on, up to that
     many more. `known_ids` are the ids of messages that the caller holds and whose stored copies it wants,
-    `run_id` a run it wants to find, `working_memory` the scope of the working memory it wants.
+    `run_id` a run it wants to find, `working_memory` the scope of the working memory it wants,
+    `observations` what it wants of the thread's log.
     """
 
     thread_id: str
@@ -54,6 +56,7 @@ class TurnQuery:
     working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
+    observations: LogQuery | None = None
 
     def __post_init__(self) -> None:
         if self.last is not None:
@@ -72,6 +75,7 @@ class TurnState:
     window: Window = field(default_factory=Window)
     shown_memory: WorkingMemoryVersion | None = None
     """The version of the working memory that `window` names."""
+    observations: ObservationState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

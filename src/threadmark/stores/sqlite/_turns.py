@@ -7,7 +7,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_id, check_metadata, check_text
 from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
 from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
-from . import _messages, _threads, _working
+from . import _messages, _observations, _threads, _working
 from ._driver import Connection, Row
 from ._rows import RUN_COLUMNS, optional_text, run_from_row, thread_from_row
 
@@ -34,6 +34,7 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
         run=None if query.run_id is None else get_run(db, owner, query.run_id),
         working_memory=_working_memory(db, owner, query, row, None),
         window=Window() if row is None else Window(seq=row[14], memory=row[15], fingerprint=row[16]),
+        observations=_observations.read(db, owner, query.observations) if query.observations else None,
         shown_memory=_working_memory(db, owner, query, row, row[15]) if row and row[15] else None,
     )
 
