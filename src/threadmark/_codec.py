@@ -75,6 +75,7 @@ _FIELDS: dict[type[Part], tuple[tuple[str, Any], ...]] = {
         ("error", None),
         ("provider_executed", False),
         ("provider", None),
+        ("pause", None),
     ),
     StepPart: (("model", None), ("finish_reason", None), ("usage", None), ("provider", None)),
     ErrorPart: (),

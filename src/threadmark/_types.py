@@ -83,7 +83,8 @@ class ToolPart:
 
     `args` is the parsed JSON the model gave, or the raw string when it was not JSON. In state "result"
     `output` holds the JSON outcome; in "error", "denied" and "interrupted" `error` says what happened.
-    `provider_executed` marks tools that the provider itself ran (web search, code execution).
+    `provider_executed` marks tools that the provider itself ran (web search, code execution). `pause` says
+    for what a call waited, and what was decided.
     """
 
     type: ClassVar[str] = "tool"
@@ -95,6 +96,12 @@ class ToolPart:
     error: str | None = None
     provider_executed: bool = False
     provider: Mapping[str, Json] | None = None
+    pause: Mapping[str, Json] | None = None
+    """`kind` ("approval", "suspension" or "delegation"), and `payload` and `schema` of what was asked.
+
+    Once decided: `decision` ("approved", "declined", "answered", "expired" or "cancelled") and `at`; if known
+    `by`, `reason`, `data` (the answer), and `args` (the model's own, where a person edited them).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +316,8 @@ class Run:
     version: int = 1
     state: Mapping[str, Json] | None = None
     """What a paused run needs to go on; `None` for others."""
+    expires_at: datetime | None = None
+    """Until when a paused run can be answered, or a running one counts as alive; `None`: without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

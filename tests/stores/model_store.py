@@ -535,6 +535,7 @@ class ModelStore(Store):
             finished_at=None if write.finished_at is None else utc("finished_at", write.finished_at),
             version=expected + 1,
             state=None if write.state is None else plain(dict(write.state)),
+            expires_at=None if write.expires_at is None else utc("expires_at", write.expires_at),
         )
         return own(t.runs[key])
 
@@ -548,6 +549,9 @@ class ModelStore(Store):
         *,
         thread_id: str | None = None,
         status: RunStatus | None = None,
+        agent: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         page: int = 0,
         per_page: int | None = 100,
     ) -> RunPage:
@@ -555,7 +559,12 @@ class ModelStore(Store):
             found = [
                 run
                 for key, run in t.runs.items()
-                if key[0] == owner and thread_id in (None, run.thread_id) and status in (None, run.status)
+                if key[0] == owner
+                and thread_id in (None, run.thread_id)
+                and status in (None, run.status)
+                and agent in (None, run.agent)
+                and (since is None or run.started_at >= since)
+                and (until is None or run.started_at < until)
             ]
             found.sort(key=lambda run: (run.started_at, run.id), reverse=True)
             shown, more = paged(found, page, per_page)
@@ -568,6 +577,16 @@ class ModelStore(Store):
             )
 
         return self._read(owner, work)
+
+    async def renew_run(self, owner: str, run_id: str, version: int, expires_at: datetime) -> bool:
+        def work(t: Tables) -> bool:
+            run = t.runs.get((owner, check_id("run", run_id)))
+            if run is None or run.version != version or run.status != "running":
+                return False
+            t.runs[owner, run_id] = replace(run, expires_at=utc("expires_at", expires_at))
+            return True
+
+        return self._write(owner, work)
 
     # -- working memory ------------------------------------------------------------------------------
 

@@ -191,6 +191,7 @@ class FaultyStore(Store):
     write_turn = _through(Store.write_turn)
     get_run = _through(Store.get_run)
     list_runs = _through(Store.list_runs)
+    renew_run = _through(Store.renew_run)
     get_working_memory = _through(Store.get_working_memory)
     list_working_memory = _through(Store.list_working_memory)
     write_working_memory = _through(Store.write_working_memory)

@@ -11,9 +11,6 @@ from ..._types import (
     ErasureReceipt,
     Message,
     MessagePage,
-    Run,
-    RunPage,
-    RunStatus,
     Thread,
     ThreadClone,
     ThreadPage,
@@ -22,11 +19,12 @@ from ..._types import (
 from ._messages import MessageChange, MessageQuery
 from ._observations import ObservationStore
 from ._recall import RecallStore
+from ._runs import RunStore
 from ._threads import CloneRequest, NewThread, ThreadChange, ThreadQuery
 from ._turns import TurnQuery, TurnReceipt, TurnState, TurnWrite, WorkingMemoryWrite
 
 
-class Store(RecallStore, ObservationStore, ABC):
+class Store(RecallStore, ObservationStore, RunStore, ABC):
     """A database that keeps the contract of this module."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
@@ -119,7 +117,7 @@ class Store(RecallStore, ObservationStore, ABC):
     ) -> list[str]:
         """Delete messages of this thread. Returns the ids that were there; their `seq`s stay unused."""
 
-    # -- turns and runs ------------------------------------------------------------------------------
+    # -- turns ------------------------------------------------------------------------------
 
     @abstractmethod
     async def read_turn(self, owner: str, query: TurnQuery) -> TurnState:
@@ -128,21 +126,6 @@ class Store(RecallStore, ObservationStore, ABC):
     @abstractmethod
     async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
         """Store a turn, in one transaction."""
-
-    @abstractmethod
-    async def get_run(self, owner: str, run_id: str) -> Run | None: ...
-
-    @abstractmethod
-    async def list_runs(
-        self,
-        owner: str,
-        *,
-        thread_id: str | None = None,
-        status: RunStatus | None = None,
-        page: int = 0,
-        per_page: int | None = 100,
-    ) -> RunPage:
-        """Runs of the owner, newest first."""
 
     # -- working memory ------------------------------------------------------------------------------
 

@@ -92,6 +92,7 @@ class RunWrite:
     finished_at: datetime | None = None
     if_version: int = 0
     state: Mapping[str, Json] | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,16 @@ def m002_working_memory(db: Connection) -> None:
     )
 
 
-def m003_observations(db: Connection) -> None:
+def m003_paused_runs(db: Connection) -> None:
+    """Until when a run that is under way, or waits for a person, is open; an index of those that are."""
+    db.execute("ALTER TABLE runs ADD COLUMN expires_at TEXT")
+    db.execute(
+        "CREATE INDEX runs_open ON runs (resource_id, status, started_at) "
+        "WHERE status IN ('running', 'suspended')"
+    )
+
+
+def m004_observations(db: Connection) -> None:
     """Observations, where they come from, what has been observed, and the jobs that do it.
 
     `observations.hidden` is 1 for rows that something in view stands for; an index holds the others only.
@@ -218,7 +227,12 @@ def m003_observations(db: Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory, m003_observations)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_threads_messages_runs,
+    m002_working_memory,
+    m003_paused_runs,
+    m004_observations,
+)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

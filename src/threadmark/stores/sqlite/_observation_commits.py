@@ -1,38 +1,28 @@
-"""SQL that adds observations and moves what is in view. Every function runs in a transaction of the engine's."""
+"""SQL that adds observations and moves what is in view. Every function runs in the engine's transaction."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, cast
 
-from ..._codec import from_json, time_from_text, time_to_text, to_json
+from ..._codec import from_json, time_to_text, to_json
 from ..._errors import ConflictError, ValidationError
-from ..._ids import check_id, check_text
+from ..._ids import check_text
 from ..base import (
     Activation,
-    Hints,
-    LogQuery,
     NewObservation,
-    Observation,
     ObservationCommit,
     ObservationLog,
-    ObservationPage,
-    ObservationQuery,
     ObservationReceipt,
-    ObservationState,
-    RoleHealth,
     Source,
     message_digest,
 )
 from . import _threads
-from ._driver import Connection, Row
+from ._driver import Connection
 from ._observation_changes import rehide
-from ._observation_jobs import held, running
-from ._rows import MESSAGE_COLUMNS, SEQ_BITS, first_key, last_key, message_from_row, optional_text
-
+from ._observation_jobs import held
 from ._observations import COLUMNS, keys_of, log_of, to_values
+from ._rows import MESSAGE_COLUMNS, SEQ_BITS, first_key, message_from_row, optional_text
 
 _SEQ = (1 << SEQ_BITS) - 1
 

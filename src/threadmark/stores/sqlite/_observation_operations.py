@@ -57,7 +57,9 @@ class ObservationOperations(ObservationStore):
         self, owner: str, thread_id: str, ids: Sequence[str], now: datetime
     ) -> list[str]:
         check_id("resource", owner)
-        return await self._engine.write(lambda db: _observation_commits.retire(db, owner, thread_id, ids, now))
+        return await self._engine.write(
+            lambda db: _observation_commits.retire(db, owner, thread_id, ids, now)
+        )
 
     async def list_observation_jobs(
         self, owner: str, thread_id: str, *, limit: int | None = 100

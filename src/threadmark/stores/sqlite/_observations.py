@@ -12,29 +12,22 @@ from datetime import datetime
 from typing import Any, cast
 
 from ..._codec import from_json, time_from_text, time_to_text, to_json
-from ..._errors import ConflictError, ValidationError
 from ..._ids import check_id, check_text
 from ..base import (
-    Activation,
     Hints,
     LogQuery,
-    NewObservation,
     Observation,
-    ObservationCommit,
     ObservationLog,
     ObservationPage,
     ObservationQuery,
-    ObservationReceipt,
     ObservationState,
     RoleHealth,
     Source,
-    message_digest,
 )
 from . import _threads
 from ._driver import Connection, Row
-from ._observation_changes import rehide
-from ._observation_jobs import held, running
-from ._rows import MESSAGE_COLUMNS, SEQ_BITS, first_key, last_key, message_from_row, optional_text
+from ._observation_jobs import running
+from ._rows import MESSAGE_COLUMNS, SEQ_BITS, first_key, last_key, message_from_row
 
 LOG_COLUMNS = (
     "observed_seq, visible_seq, version, hints, extracted, observer_failures, observer_retry_at, "

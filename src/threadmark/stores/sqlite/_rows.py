@@ -32,7 +32,8 @@ MESSAGE_COLUMNS = (
     "created_at"
 )
 RUN_COLUMNS = (
-    "id, thread_id, agent, status, finish_reason, usage, error, started_at, finished_at, version, state"
+    "id, thread_id, agent, status, finish_reason, usage, error, started_at, finished_at, version, state, "
+    "expires_at"
 )
 
 
@@ -111,6 +112,7 @@ def run_from_row(row: Row) -> Run:
         finished_at=None if row[8] is None else time_from_text(row[8]),
         version=row[9],
         state=None if row[10] is None else cast("Mapping[str, Any]", from_json(row[10])),
+        expires_at=None if row[11] is None else time_from_text(row[11]),
     )
 
 

@@ -38,7 +38,7 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _threads, _turns, _working
+from . import _erase, _messages, _migrations, _runs, _threads, _turns, _working
 from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._observation_operations import ObservationOperations
@@ -228,7 +228,7 @@ class SQLiteStore(ObservationOperations, Store):
         check_id("resource", owner)
         return await self._engine.write(lambda db: _messages.delete(db, owner, thread_id, ids, now))
 
-    # -- turns and runs ------------------------------------------------------------------------------
+    # -- turns ---------------------------------------------------------------------------------------
 
     async def read_turn(self, owner: str, query: TurnQuery) -> TurnState:
         check_id("resource", owner)
@@ -238,9 +238,11 @@ class SQLiteStore(ObservationOperations, Store):
         check_id("resource", owner)
         return await self._engine.write(lambda db: _turns.write(db, owner, write), short=_is_short(write))
 
+    # -- runs ----------------------------------------------------------------------------------------
+
     async def get_run(self, owner: str, run_id: str) -> Run | None:
         check_id("resource", owner)
-        return await self._engine.read(lambda db: _turns.get_run(db, owner, run_id))
+        return await self._engine.read(lambda db: _runs.get(db, owner, run_id))
 
     async def list_runs(
         self,
@@ -248,14 +250,21 @@ class SQLiteStore(ObservationOperations, Store):
         *,
         thread_id: str | None = None,
         status: RunStatus | None = None,
+        agent: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         page: int = 0,
         per_page: int | None = 100,
     ) -> RunPage:
         check_id("resource", owner)
         check_paging(page, per_page)
         return await self._engine.read(
-            lambda db: _turns.list_runs(db, owner, thread_id, status, page, per_page)
+            lambda db: _runs.list_page(db, owner, thread_id, status, agent, since, until, page, per_page)
         )
+
+    async def renew_run(self, owner: str, run_id: str, version: int, expires_at: datetime) -> bool:
+        check_id("resource", owner)
+        return await self._engine.write(lambda db: _runs.renew(db, owner, run_id, version, expires_at))
 
     # -- working memory ------------------------------------------------------------------------------
 

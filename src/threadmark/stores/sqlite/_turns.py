@@ -1,15 +1,15 @@
-"""SQL of turns and runs. Every function runs inside a transaction that the engine opened."""
+"""SQL of turns. Every function runs inside a transaction that the engine opened."""
 
 from __future__ import annotations
 
-from ..._codec import from_json, time_from_text, time_to_text, to_json
-from ..._errors import ConflictError, NotFoundError
-from ..._ids import check_id, check_metadata, check_text
-from ..._types import Message, Run, RunPage, RunStatus, WorkingMemoryVersion
-from ..base import NewThread, RunWrite, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
-from . import _messages, _observations, _threads, _working
+from ..._codec import from_json, time_from_text, to_json
+from ..._errors import NotFoundError
+from ..._ids import check_id, check_metadata
+from ..._types import Message, WorkingMemoryVersion
+from ..base import NewThread, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
+from . import _messages, _observations, _runs, _threads, _working
 from ._driver import Connection, Row
-from ._rows import RUN_COLUMNS, optional_text, run_from_row, thread_from_row
+from ._rows import thread_from_row
 
 
 def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
@@ -31,7 +31,7 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
         thread=None if row is None else thread_from_row(row),
         history=tuple(history),
         known=known,
-        run=None if query.run_id is None else get_run(db, owner, query.run_id),
+        run=None if query.run_id is None else _runs.get(db, owner, query.run_id),
         working_memory=_working_memory(db, owner, query, row, None),
         window=Window() if row is None else Window(seq=row[14], memory=row[15], fingerprint=row[16]),
         observations=_observations.read(db, owner, query.observations) if query.observations else None,
@@ -81,7 +81,7 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         "window_seq = ?, window_memory = ?, window_fingerprint = ? WHERE number = ?",
         (metadata, updated, row[8] + added, row[9] + added, version, *window, number),
     )
-    run = None if turn.run is None else _write_run(db, owner, number, turn.thread_id, turn.run)
+    run = None if turn.run is None else _runs.write(db, owner, number, turn.thread_id, turn.run)
     if turn.working_memory is not None:
         target = _threads.number_of(db, owner, turn.working_memory.thread_id)
         _working.write(db, owner, target, turn.working_memory, turn.now)
@@ -106,74 +106,4 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         ),
         created=created,
         run=run,
-    )
-
-
-def _write_run(db: Connection, owner: str, number: int, thread_id: str, run: RunWrite) -> Run:
-    row = (
-        check_id("run", run.id),
-        thread_id,
-        check_text("agent name", run.agent),
-        run.status,
-        run.finish_reason,
-        to_json(dict(run.usage)),
-        optional_text("run error", run.error),
-        time_to_text(run.started_at),
-        None if run.finished_at is None else time_to_text(run.finished_at),
-        run.if_version + 1,
-        None if run.state is None else to_json(dict(run.state), "run state"),
-    )
-    if run.if_version == 0:
-        db.execute(
-            f"INSERT INTO runs (resource_id, thread_number, {RUN_COLUMNS}) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (owner, number, *row),
-        )
-        problem = "exists already"
-    else:
-        db.execute(
-            "UPDATE runs SET agent = ?, status = ?, finish_reason = ?, usage = ?, error = ?, "
-            "started_at = ?, finished_at = ?, version = ?, state = ? "
-            "WHERE resource_id = ? AND id = ? AND version = ? AND thread_number = ?",
-            (*row[2:], owner, run.id, run.if_version, number),
-        )
-        problem = "was changed by somebody else"
-    if not db.changes():
-        raise ConflictError(f"run {run.id!r} {problem}")
-    return run_from_row(row)
-
-
-def get_run(db: Connection, owner: str, run_id: str) -> Run | None:
-    check_id("run", run_id)
-    rows = db.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE resource_id = ? AND id = ?", (owner, run_id))
-    return run_from_row(rows[0]) if rows else None
-
-
-def list_runs(
-    db: Connection,
-    owner: str,
-    thread_id: str | None,
-    status: RunStatus | None,
-    page: int,
-    per_page: int | None,
-) -> RunPage:
-    where, params = "resource_id = ?", list[object]([owner])
-    if thread_id is not None:
-        row = _threads.find(db, owner, thread_id)
-        where, params = "thread_number = ?", [row[0] if row else -1]
-    if status is not None:
-        where += " AND status = ?"
-        params.append(status)
-    total = db.execute(f"SELECT count(*) FROM runs WHERE {where}", params)[0][0]
-    skip = 0 if per_page is None else page * per_page
-    rows = db.execute(
-        f"SELECT {RUN_COLUMNS} FROM runs WHERE {where} ORDER BY started_at DESC, id DESC LIMIT ? OFFSET ?",
-        [*params, -1 if per_page is None else per_page, skip],
-    )
-    return RunPage(
-        runs=tuple([run_from_row(row) for row in rows]),
-        total=total,
-        page=page,
-        per_page=per_page,
-        has_more=bool(rows) and skip + len(rows) < total,
     )

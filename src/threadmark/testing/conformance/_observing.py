@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from ..._errors import ConflictError, NotFoundError, ValidationError
-from ..._types import Message, TextPart
+from ..._types import Message
 from ...stores.base import (
-    Activation,
     Covered,
-    Hints,
     JobClaim,
-    JobFailure,
     JobKind,
     LogQuery,
     MessageQuery,
@@ -27,19 +22,17 @@ from ...stores.base import (
     ObservationState,
     Source,
     Store,
-    TurnQuery,
     message_digest,
 )
-from ._expect import holds, refuses, same, settle
+from ._expect import holds, same
 from ._harness import Harness
-from ._registry import behaviour
 
 LEASE = 60.0
 """Seconds that a claim made here holds."""
 
 
 async def with_messages(h: Harness, number: int = 6) -> Store:
-    """A store in which ann's and bob's thread t1 have this many messages, "1", "2", ... with ids m1, m2, ..."""
+    """A store where ann's and bob's thread t1 have this many messages, "1", "2", ... with ids m1, m2, ..."""
     store = await h.fresh()
     for owner in ("ann", "bob"):
         await store.write_turn(
@@ -145,7 +138,7 @@ async def state(store: Store, h: Harness, owner: str = "ann", thread: str = "t1"
 
 
 async def _is_sound(store: Store, owner: str, thread: str, found: ObservationState) -> None:
-    """Each message of the thread is raw, or a source of a row that is in view or that such a row stands for."""
+    """Each message is raw, or a source of a row that is in view, or that such a row stands for."""
     raw = {message.id for message in found.raw}
     page = await store.list_observations(owner, ObservationQuery(thread_id=thread, view="all", per_page=None))
     rows = {one.id: one for one in page.observations}

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from ..._errors import ConflictError, NotFoundError, ValidationError
-from ..._types import Message, TextPart
+from ..._types import TextPart
 from ...stores.base import (
     Activation,
     Covered,
     Hints,
     JobClaim,
     JobFailure,
-    JobKind,
     LogQuery,
-    MessageQuery,
-    NewObservation,
-    Observation,
     ObservationCommit,
-    ObservationJob,
     ObservationQuery,
     ObservationReceipt,
-    ObservationState,
     Source,
-    Store,
     TurnQuery,
     message_digest,
 )
 from ._expect import holds, refuses, same, settle
 from ._harness import Harness
-from ._registry import behaviour
 from ._observing import (
     LEASE,
     claim,
@@ -46,6 +37,8 @@ from ._observing import (
     texts,
     with_messages,
 )
+from ._registry import behaviour
+
 
 @behaviour("observations: a thread without any has all its messages raw", needs="observations")
 async def nothing_yet(h: Harness) -> None:

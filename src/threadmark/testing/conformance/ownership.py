@@ -72,6 +72,7 @@ async def foreign(h: Harness) -> None:
         "write_turn": lambda t, m, r: store.write_turn("bob", h.turn(t, [h.message()], create=False)),
         "get_run": lambda t, m, r: store.get_run("bob", r),
         "list_runs": lambda t, m, r: store.list_runs("bob", thread_id=t),
+        "renew_run": lambda t, m, r: store.renew_run("bob", r, 1, h.clock()),
         "write a run": lambda t, m, r: store.write_turn("bob", h.turn("bobs", run=h.run(r, if_version=1))),
         "get_working_memory": lambda t, m, r: store.get_working_memory("bob", thread_id=t),
         "list_working_memory": lambda t, m, r: store.list_working_memory("bob", thread_id=t),

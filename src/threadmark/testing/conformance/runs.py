@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ..._errors import ConflictError, ValidationError
 from ..._types import Run, RunPage, Usage
 from ...stores.base import RunWrite, Store
@@ -30,6 +32,7 @@ async def written(h: Harness) -> None:
         started_at=start,
         finished_at=h.clock(),
         state={"pending": [{"id": "c1", "args": {"n": 2**60}}], "empty": {}, "none": None},
+        expires_at=h.clock(),
     )
     receipt = await store.write_turn("ann", h.turn("t1", ["1"], run=write))
     expected = Run(
@@ -44,6 +47,7 @@ async def written(h: Harness) -> None:
         finished_at=write.finished_at,
         version=1,
         state=write.state,
+        expires_at=write.expires_at,
     )
     same(expected, receipt.run, "the receipt's run")
     same(expected, await store.get_run("ann", "r1"), "the run by its id")
@@ -74,7 +78,7 @@ async def twice(h: Harness) -> None:
 @behaviour("runs: a run is replaced by whoever names its version, and by nobody else")
 async def swapped(h: Harness) -> None:
     store = await h.fresh()
-    start = h.run("r1", state={"a": 1}, usage={"input_tokens": 1})
+    start = h.run("r1", state={"a": 1}, usage={"input_tokens": 1}, expires_at=h.clock())
     await store.write_turn("ann", h.turn("t1", run=start))
     done = h.run(
         "r1", status="finished", finish_reason="stop", finished_at=h.clock(), if_version=1, agent="other"
@@ -89,7 +93,7 @@ async def swapped(h: Harness) -> None:
         (run.status, run.finish_reason, run.finished_at, run.agent),
         "",
     )
-    same((None, Usage()), (run.state, run.usage), "replacing leaves nothing of the old run")
+    same((None, Usage(), None), (run.state, run.usage, run.expires_at), "replacing leaves nothing of the old")
     same(run, await store.get_run("ann", "r1"), "as stored")
     before = await dump(store, "ann")
     for version in (1, 3, 99):
@@ -151,6 +155,68 @@ async def listed(h: Harness) -> None:
     same((0, 6, False), (len(page), page.total, page.has_more), "pages of size 0 end at once")
     for owner, thread in (("ann", "nowhere"), ("bob", "t2"), ("eve", None)):
         same(0, (await store.list_runs(owner, thread_id=thread)).total, f"{owner} has no runs in {thread}")
+
+
+@behaviour("runs: listed by agent and by when they started")
+async def listed_by(h: Harness) -> None:
+    store = await h.fresh()
+    at = [h.clock() for _ in range(5)]
+    for n, start in enumerate(at):
+        fields = {"agent": "ab"[n % 2], "status": "suspended", "started_at": start}
+        await store.write_turn("ann", h.turn("t1", run=h.run(f"r{n}", **fields)))
+    same(["r4", "r2", "r0"], names(await store.list_runs("ann", agent="a")), "of one agent")
+    same(0, (await store.list_runs("ann", agent="A")).total, "names are exact")
+    same(["r4", "r3", "r2"], names(await store.list_runs("ann", since=at[2])), "since includes its moment")
+    same(["r1", "r0"], names(await store.list_runs("ann", until=at[2])), "until does not")
+    page = await store.list_runs(
+        "ann", agent="b", status="suspended", thread_id="t1", since=at[1], until=at[4], per_page=1
+    )
+    same((["r3"], 2, True), (names(page), page.total, page.has_more), "all together, in pages")
+
+
+@behaviour("runs: a lease is renewed by whoever names the running run's version, and by nobody else")
+async def renewed(h: Harness) -> None:
+    store = await h.fresh()
+    first, second, third = h.clock(), h.clock(), h.clock()
+    await store.write_turn("ann", h.turn("t1", run=h.run("r1", expires_at=first)))
+    same(True, await store.renew_run("ann", "r1", 1, second), "the run has version 1")
+    run = await store.get_run("ann", "r1")
+    same((second, 1), (run and run.expires_at, run and run.version), "the lease moves, the version stays")
+    for owner, run_id, version in (("ann", "r1", 2), ("ann", "r2", 1), ("bob", "r1", 1)):
+        same(False, await store.renew_run(owner, run_id, version, third), f"{owner} {run_id} {version}")
+    same(run, await store.get_run("ann", "r1"), "which changes nothing")
+    for status in ("suspended", "finished"):
+        run_write = h.run("r1", status=status, if_version=run.version if run else 0)
+        run = (await store.write_turn("ann", h.turn("t1", run=run_write))).run
+        same(False, await store.renew_run("ann", "r1", run.version if run else 0, third), f"it is {status}")
+        same(run, await store.get_run("ann", "r1"), "which changes nothing")
+
+
+@behaviour("runs: of many that claim one paused run at once, one gets it, and the message with it")
+async def claimed(h: Harness) -> None:
+    store = await h.fresh()
+    for n in range(20):
+        paused = h.message("asked", id=f"m{n}", role="assistant")
+        await store.write_turn("ann", h.turn("t1", [paused], run=h.run(f"r{n}", status="suspended")))
+
+        async def claim(who: int, n: int = n) -> int | None:
+            write = h.turn(
+                "t1",
+                [h.message(f"by {who}", id=f"m{n}", role="assistant")],
+                run=h.run(f"r{n}", if_version=1, state={"by": who}),
+            )
+            try:
+                await store.write_turn("ann", write)
+            except ConflictError:
+                return None
+            return who
+
+        won = [who for who in await asyncio.gather(*[claim(who) for who in range(8)]) if who is not None]
+        same(1, len(won), "claims that went through")
+        run = await store.get_run("ann", f"r{n}")
+        same(({"by": won[0]}, 2), (run and run.state, run and run.version), "the winner's run")
+        (message,) = await store.get_messages("ann", [f"m{n}"])
+        same(f"by {won[0]}", message.text, "the winner's message")
 
 
 @behaviour("runs: of one instant, pages neither skip nor repeat")
