@@ -16,7 +16,7 @@ from .._errors import StoreError
 from ..stores.base import Store
 
 if TYPE_CHECKING:
-    from ..stores.sqlite._driver import Connection, Row
+    from ..stores.sqlite._driver import Connection, Mode, Row
 
 When = Literal["before", "after"]
 OPERATIONS = frozenset(
@@ -225,9 +225,9 @@ class FaultyDriver:
         self._faults: list[_StatementFault] = []
         self._lock = threading.Lock()
 
-    def __call__(self, path: str, read_only: bool) -> Connection:
+    def __call__(self, path: str, mode: Mode) -> Connection:
         """Open a connection: what the store does with its driver."""
-        return _FaultyConnection(self, self._connect(path, read_only))
+        return _FaultyConnection(self, self._connect(path, mode))
 
     def fail(self, nth: int, *, when: When = "before", error: Exception | None = None) -> None:
         """Raise `error` (a `StoreError` unless given) at the n-th statement."""

@@ -86,7 +86,7 @@ def list_page(db: Connection, owner: str, query: MessageQuery) -> MessagePage:
         where = "resource_id = ?"
         bound: list[Any] = [owner, *params]
         keys = "created_at {0}, key {0}"
-        total = None
+        total = None if conditions else _threads.count_messages(db, owner)
     else:
         thread = _threads.find(db, owner, query.thread_id)
         if thread is None:

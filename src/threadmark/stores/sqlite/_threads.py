@@ -76,6 +76,12 @@ def count(db: Connection, owner: str, change: int) -> None:
         )
 
 
+def count_messages(db: Connection, owner: str) -> int:
+    """How many messages the owner has, from what each thread knows of its own."""
+    rows = db.execute("SELECT sum(message_count) FROM threads WHERE resource_id = ?", (owner,))
+    return int(rows[0][0] or 0)
+
+
 def create(db: Connection, owner: str, thread: NewThread) -> Thread:
     check_id("resource", owner)
     if find(db, owner, thread.id) is not None:
