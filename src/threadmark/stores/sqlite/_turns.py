@@ -7,7 +7,7 @@ from ..._errors import NotFoundError
 from ..._ids import check_id, check_metadata
 from ..._types import Message, WorkingMemoryVersion
 from ..base import NewThread, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
-from . import _messages, _recall, _runs, _threads, _working
+from . import _messages, _observations, _recall, _runs, _threads, _working
 from ._driver import Connection, Row
 from ._rows import first_key, thread_from_row
 
@@ -36,6 +36,7 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
         window=Window()
         if row is None
         else Window(seq=row[14], memory=row[15], fingerprint=row[16], counted=row[17]),
+        observations=_observations.read(db, owner, query.observations) if query.observations else None,
         shown_memory=_working_memory(db, owner, query, row, row[15]) if row and row[15] else None,
     )
 
