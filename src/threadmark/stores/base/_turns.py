@@ -9,6 +9,7 @@ from typing import Literal
 
 from ..._ids import check_count
 from ..._types import FinishReason, Json, Message, Run, RunStatus, Thread, WorkingMemoryVersion
+from ._observations import LogQuery, ObservationState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class TurnQuery:
     `last` is the number of newest messages wanted; with `slack`, all from the thread's window on, up to that
     many more. `known_ids` are the ids of messages that the caller holds and whose stored copies it wants,
     from whichever of the owner's threads, `run_id` a run it wants to find, `working_memory` the scope of the
-    working memory it wants.
+    working memory it wants, `observations` what it wants of the thread's log.
     """
 
     thread_id: str
@@ -56,6 +57,7 @@ class TurnQuery:
     working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
+    observations: LogQuery | None = None
 
     def __post_init__(self) -> None:
         if self.last is not None:
@@ -74,6 +76,7 @@ class TurnState:
     window: Window = field(default_factory=Window)
     shown_memory: WorkingMemoryVersion | None = None
     """The version of the working memory that `window` names."""
+    observations: ObservationState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

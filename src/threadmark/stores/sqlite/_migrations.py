@@ -13,6 +13,8 @@ from ..._codec import time_to_text
 from ..._errors import SchemaVersionError, StoreError
 from ..._ids import now
 from ._driver import Connection
+from ._observation_schema import m005_observations
+from ._recall_schema import m006_recall
 
 Migration: TypeAlias = Callable[[Connection], None]
 
@@ -133,6 +135,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     m002_working_memory,
     m003_paused_runs,
     m004_orders_and_counts,
+    m005_observations,
+    m006_recall,
 )
 
 
