@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -149,30 +149,40 @@ class Turn:
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
         working = self.settings.working_memory
-        if working is None or self._draft is None or not working.writable or not self.writes:
+        if working is None or self._draft is None or not self._may_note:
             return ()
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
 
+    @property
+    def _may_note(self) -> bool:
+        """Whether the model may change working memory in this turn."""
+        working = self.settings.working_memory
+        return working is not None and working.writable and self.writes
+
     def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
         """What the model sees: memory's layers, the call's `context` messages and the new input."""
-        memory, version = self._shown_memory()
-        prompt, window = build_prompt(
-            Layers(
-                instructions=instructions,
-                memory_instructions=self._memory_instructions(),
-                system=system,
-                memory=memory,
-                memory_version=version,
-                history=self.history,
-                context=context,
-                input=self.input,
-                window=self._state.window,
-                moved=self._moved,
-                max_tokens=self.settings.max_context_tokens,
-            )
+        memory, version = self._shown_memory(fresh=self._fresh())
+        layers = Layers(
+            instructions=instructions,
+            memory_instructions=self._memory_instructions(),
+            system=system,
+            memory=memory,
+            memory_version=version,
+            history=self.history,
+            context=context,
+            input=self.input,
+            window=self._state.window,
+            moved=self._moved,
+            max_tokens=self.settings.max_context_tokens,
         )
+        prompt, window = build_prompt(layers)
+        if prompt.report.dropped:
+            # What told of a change of working memory may be among what the budget left out.
+            memory, now = self._shown_memory(fresh=True)
+            if now != version:
+                prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         self._window = window
         return prompt
 
@@ -188,9 +198,9 @@ class Turn:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
 
-    def _shown_memory(self) -> tuple[str, int]:
+    def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
-        version = self._state.working_memory if self._fresh() else self._state.shown_memory
+        version = self._state.working_memory if fresh else self._state.shown_memory
         working = self.settings.working_memory
         if working is None or version is None:
             return "", 0
@@ -219,7 +229,7 @@ class Turn:
         if self.settings.working_memory is not None:
             from .working.tool import instructions
 
-            texts.append(instructions(self.settings.working_memory))
+            texts.append(instructions(self.settings.working_memory, writable=self._may_note))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
