@@ -76,8 +76,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.loop = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp(prefix="threadmark-machine-"))
-        path = None if self.in_memory else str(self.folder / "machine.db")
-        self.store: Store = SQLiteStore(path, driver=self.driver)
+        self.store = self.make_store()
         self.clock = FakeClock()
         self.memory = Memory(self.store, clock=self.clock)
         self.model = ModelStore()
@@ -87,6 +86,10 @@ class Machine(RuleBasedStateMachine):
             first = [Message(id=id_, text=f"{owner}'s {id_}") for id_ in ("m1", "m2")]
             self.save(owner, "t1", first, create=True)
         self.before = {owner: self.run(dump(self.store, owner)) for owner in OWNERS}
+
+    def make_store(self) -> Store:
+        path = None if self.in_memory else str(self.folder / "machine.db")
+        return SQLiteStore(path, driver=self.driver)
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
