@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -144,35 +144,45 @@ class Turn:
     @property
     def writes(self) -> bool:
         """Whether this turn stores anything."""
-        return not self.settings.read_only and self.settings.last_messages != 0
+        return self.settings.writes
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
         working = self.settings.working_memory
-        if working is None or self._draft is None or not working.writable or not self.writes:
+        if working is None or self._draft is None or not self._may_note:
             return ()
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
 
+    @property
+    def _may_note(self) -> bool:
+        """Whether the model may change working memory in this turn."""
+        working = self.settings.working_memory
+        return working is not None and working.writable and self.writes
+
     def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
         """What the model sees: memory's layers, the call's `context` messages and the new input."""
-        memory, version = self._shown_memory()
-        prompt, window = build_prompt(
-            Layers(
-                instructions=instructions,
-                memory_instructions=self._memory_instructions(),
-                system=system,
-                memory=memory,
-                memory_version=version,
-                history=self.history,
-                context=context,
-                input=self.input,
-                window=self._state.window,
-                moved=self._moved,
-                max_tokens=self.settings.max_context_tokens,
-            )
+        memory, version = self._shown_memory(fresh=self._fresh())
+        layers = Layers(
+            instructions=instructions,
+            memory_instructions=self._memory_instructions(),
+            system=system,
+            memory=memory,
+            memory_version=version,
+            history=self.history,
+            context=context,
+            input=self.input,
+            window=self._state.window,
+            moved=self._moved,
+            max_tokens=self.settings.max_context_tokens,
         )
+        prompt, window = build_prompt(layers)
+        if prompt.report.dropped:
+            # What told of a change of working memory may be among what the budget left out.
+            memory, now = self._shown_memory(fresh=True)
+            if now != version:
+                prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         self._window = window
         return prompt
 
@@ -188,9 +198,9 @@ class Turn:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
 
-    def _shown_memory(self) -> tuple[str, int]:
+    def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
-        version = self._state.working_memory if self._fresh() else self._state.shown_memory
+        version = self._state.working_memory if fresh else self._state.shown_memory
         working = self.settings.working_memory
         if working is None or version is None:
             return "", 0
@@ -219,7 +229,7 @@ class Turn:
         if self.settings.working_memory is not None:
             from .working.tool import instructions
 
-            texts.append(instructions(self.settings.working_memory))
+            texts.append(instructions(self.settings.working_memory, writable=self._may_note))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
@@ -399,7 +409,8 @@ async def open_turn(
 
     The input is compared with what is stored: a client that replays the whole conversation adds only
     what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
-    when a run of this `run_id` is under way, or was made for other input.
+    when a run of this `run_id` is under way, or was made for other input, and when a message that is new
+    here has an id that another thread of the owner uses.
     """
     for message in input:
         if message.thread_id is not None and message.thread_id != thread.id:
@@ -424,7 +435,15 @@ async def open_turn(
             raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
         answer = await _messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
-    new, again = new_messages([without_context(message) for message in input], state.known, started)
+    here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
+    new, again = new_messages([without_context(message) for message in input], here, started)
+    if settings.writes:
+        for message in new:
+            if message.id in state.known and message.id not in here:
+                raise ConflictError(
+                    f"message id {message.id!r} is in use in another of the owner's threads; "
+                    "leave the id out to send the message as a new one"
+                )
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
         history, moved = (

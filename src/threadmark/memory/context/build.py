@@ -78,6 +78,9 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
         if sum(sizes) > room:
             first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+            # Some providers refuse a conversation that begins with an answer.
+            while first < len(shown) and shown[first][1].role != "user":
+                first += 1
             dropped = [stored for stored, _ in shown[:first]]
             shown, sizes = shown[first:], sizes[first:]
             moved.append(f"budget: the oldest {first} messages of the window were left out")
