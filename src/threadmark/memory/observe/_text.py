@@ -22,7 +22,8 @@ _EXACT = re.compile(
     r"[\w.%+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}"  # e-mail
     r"|https?://[^\s<>\"']{3,500}"
     # identifiers: letters and digits in one word
-    r"|(?<![A-Za-z0-9_])(?=[A-Za-z_.:/-]{0,63}\d)(?=[\d_.:/-]{0,63}[A-Za-z])[A-Za-z0-9][\w.:/-]{2,63}(?<![.:/-])"
+    r"|(?<![A-Za-z0-9_])(?=[A-Za-z_.:/-]{0,63}\d)(?=[\d_.:/-]{0,63}[A-Za-z])"
+    r"[A-Za-z0-9][\w.:/-]{2,63}(?<![.:/-])"
     r"|(?<![A-Za-z0-9_])\d(?:[\d.,:/-]{0,30}\d)?(?![A-Za-z0-9_])"
 )
 _NAME = re.compile(r"(?<![\w.])(?:[^\W\d_a-z][^\W\d_]+)(?:[ -][^\W\d_a-z][^\W\d_]+){0,3}", re.UNICODE)
@@ -31,15 +32,15 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“(\[*#>-])\s*$")
 _STARTERS = frozenset(
     _WORD.findall(
         "a an the this that these those there here it its he she they we i you user users assistant people "
-        "both all his her their our my your and but or so then when while after before since if because "
-        "as at by for from in of on to with about asked asks said says stated states wants wanted needs needed "
+        "both all his her their our my your and but or so then when while after before since if because as "
+        "at by for from in of on to with about asked asks said says stated states wants wanted needs needed "
         "likes prefers loves hates has had have is was were are will would should can could must may plans "
-        "planned agreed "
-        "decided works lives moved bought sold went going uses used using added fixed created made ran found "
-        "checked completed done working now today yesterday tomorrow always never not no yes every each some "
-        "many new old"
+        "planned agreed decided works lives moved bought sold went going uses used using added fixed "
+        "created made ran found checked completed done working now today yesterday tomorrow always never "
+        "not no yes every each some many new old"
     )
 )
+"""Words that often begin a sentence, and are no names then."""
 
 NEGATIONS = frozenset(
     [

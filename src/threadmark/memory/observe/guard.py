@@ -142,7 +142,7 @@ def _row(line: Line, labels: Mapping[str, Piece], checks: Checks, draft: Draft) 
     elif kind == "rule" and origin != "user":
         kind = "decision"
     if not pieces:
-        kind, priority = "fact" if kind == "rule" else kind, "low"
+        kind, priority = "fact" if line.kind in _CLAIMS else kind, "low"
     when = read_when(line.when, checks.zone) if line.when else None
     messages = list({piece.message.id: checks.originals[piece.message.id] for piece in pieces}.values())
     speaker = _speaker(line, pieces)
