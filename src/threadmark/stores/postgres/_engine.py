@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from ._connections import Connections
 from ._failures import SERIALIZATION, is_lost, translate
-from ._session import READ, Session, Statement, run_together
+from ._session import READ, WRITE, Session, Statement, run_together
 from ._settings import GRACE, Settings, name_of
 
 T = TypeVar("T")
@@ -87,7 +87,13 @@ class Engine:
 
         return await self._run(job)
 
-    async def transact(self, job: Callable[[Session], T], *owners: str, patient: bool = False) -> T:
+    async def view(self, job: Callable[[Session], T], *owners: str) -> T:
+        """The value of `job`, which reads one state of the database in several steps."""
+        return await self.transact(job, *owners, begin=READ)
+
+    async def transact(
+        self, job: Callable[[Session], T], *owners: str, patient: bool = False, begin: str = WRITE
+    ) -> T:
         """The value of `job`, run in a transaction that is committed when this returns.
 
         It may run more than once. With `patient` its statements may take as long as they take.
@@ -99,7 +105,7 @@ class Engine:
 
             def attempt(connection: psycopg.Connection[Any]) -> T:
                 nonlocal ending
-                session = Session(connection, before)
+                session = Session(connection, before, begin)
                 try:
                     value = job(session)
                     session.commit()

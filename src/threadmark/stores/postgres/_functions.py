@@ -24,11 +24,14 @@ RUN_CHANGED = "TM004"
 MEMORY_CHANGED = "TM005"
 """The working memory has another version. The message is that version."""
 
+RECALL_CHANGED = "TM007"
+"""Recall is on and no terms were given, or it is off and some were. The message is "true" or "false"."""
+
 NEEDS_MERGE = "TM006"
 """The thread exists, and the metadata given has to be merged with its own."""
 
 LOCK_OWNER = """
-CREATE FUNCTION {s}.lock_owner(p_owner text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.lock_owner(p_owner text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   LOOP
     PERFORM 1 FROM {s}.resources WHERE id = p_owner FOR NO KEY UPDATE;
@@ -40,10 +43,10 @@ END $$
 """
 
 WRITE_TURN = """
-CREATE FUNCTION {s}.write_turn(
+CREATE OR REPLACE FUNCTION {s}.write_turn(
   p_owner text, p_thread text, p_now timestamptz, p_create boolean, p_title text,
   p_metadata text, p_scalars jsonb, p_merged boolean,
-  p_messages json, p_run json, p_memory json, p_window json
+  p_messages json, p_recall boolean, p_run json, p_memory json, p_window json
 ) RETURNS TABLE (thread {s}.threads, created boolean, seqs bigint[], times timestamptz[])
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -62,6 +65,9 @@ DECLARE
   v_window record;
   v_number bigint;
   v_version bigint;
+  v_owner_no bigint;
+  v_key bigint;
+  v_keys bigint[] := '{}';
 BEGIN
   IF p_memory IS NOT NULL AND p_memory->>'thread' IS NULL THEN
     PERFORM {s}.lock_owner(p_owner);
@@ -90,9 +96,19 @@ BEGIN
   END LOOP;
 
   v_seq := v_thread.last_seq;
+  IF p_messages::text <> '[]' THEN
+    -- Who switches recall on waits for this lock, so what is read after it stays true.
+    LOCK TABLE {s}.messages IN ROW EXCLUSIVE MODE;
+    IF EXISTS (SELECT 1 FROM {s}.recall_state) <> p_recall THEN
+      RAISE EXCEPTION USING ERRCODE = 'TM007', MESSAGE = (NOT p_recall)::text;
+    END IF;
+    IF p_recall THEN
+      SELECT number INTO v_owner_no FROM {s}.resources WHERE id = p_owner;
+    END IF;
+  END IF;
   FOR v_message IN SELECT * FROM json_to_recordset(p_messages) AS m (
     id text, role text, speaker_id text, speaker_name text, speaker_role text,
-    parts text, metadata text, scalars jsonb, run_id text, created_at timestamptz
+    parts text, metadata text, scalars jsonb, run_id text, created_at timestamptz, terms json
   ) LOOP
     INSERT INTO {s}.messages (key, resource_id, thread_id, seq, id, role, speaker_id, speaker_name,
                               speaker_role, parts, metadata, scalars, run_id, created_at)
@@ -104,6 +120,7 @@ BEGIN
       v_seq := v_seq + 1;
       v_seqs := v_seqs || v_seq;
       v_times := v_times || v_message.created_at;
+      v_key := v_thread.number * 4294967296 + v_seq;
     ELSE
       UPDATE {s}.messages SET role = v_message.role, speaker_id = v_message.speaker_id,
           speaker_name = v_message.speaker_name, speaker_role = v_message.speaker_role,
@@ -117,8 +134,21 @@ BEGIN
       v_seqs := v_seqs || v_kept;
       v_times := v_times || v_at;
       v_replaced := true;
+      IF p_recall THEN
+        v_key := v_thread.number * 4294967296 + v_kept;
+        PERFORM {s}.recall_unindex(v_owner_no, ARRAY[v_key]);
+        DELETE FROM {s}.recall_vectors WHERE owner_no = v_owner_no AND key = v_key
+          AND space_no IN (SELECT space_no FROM {s}.recall_spaces);
+      END IF;
+    END IF;
+    IF p_recall THEN
+      PERFORM {s}.recall_index(v_owner_no, v_key, v_message.terms);
+      v_keys := v_keys || v_key;
     END IF;
   END LOOP;
+  IF p_recall THEN
+    PERFORM {s}.recall_enqueue(p_owner, v_keys, extract(epoch FROM p_now)::double precision);
+  END IF;
 
   IF NOT v_created OR v_seq > 0 OR p_window IS NOT NULL THEN
     SELECT * INTO v_window FROM json_to_record(coalesce(p_window, '{}'))

@@ -10,7 +10,7 @@ from ..._codec import parts_to_json, to_json
 from ..._ids import check_filter, check_id, check_metadata, utc
 from ..._types import Message, MessagePage
 from ..base import MessageChange, MessageQuery
-from . import _threads
+from . import _recall, _threads
 from ._names import Names
 from ._rows import MESSAGE_COLUMNS, message_from_row, metadata_clause, scalars_json
 from ._session import Row, Session, Statement
@@ -125,10 +125,29 @@ def by_ids(
             wanted,
         )
     return (
-        f"""WITH hit AS (
-              SELECT key, key - seq AS first FROM {names.messages}
-                WHERE resource_id = %s AND id = ANY(%s){only}
-            ), near AS (
+        f"WITH hit AS (SELECT key, key - seq AS first FROM {names.messages} "
+        f"WHERE resource_id = %s AND id = ANY(%s){only}){_near(names)}",
+        [*wanted, owner, before, owner, after, owner],
+    )
+
+
+def by_keys(names: Names, owner: str, keys: Sequence[int], before: int, after: int) -> Statement:
+    """The messages of these keys with their neighbours, in order."""
+    if not before and not after:
+        return (
+            f"SELECT {MESSAGE_COLUMNS} FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s) "
+            "ORDER BY key",
+            (owner, list(keys)),
+        )
+    return (
+        "WITH hit AS (SELECT key, key >> 32 << 32 AS first FROM unnest(%s::bigint[]) AS k (key))"
+        f"{_near(names)}",
+        [list(keys), owner, before, owner, after, owner],
+    )
+
+
+def _near(names: Names) -> str:
+    return f""", near AS (
               SELECT key FROM hit
               UNION SELECT n.key FROM hit, LATERAL (
                 SELECT m.key FROM {names.messages} AS m WHERE m.resource_id = %s AND m.key < hit.key
@@ -138,9 +157,7 @@ def by_ids(
                   AND m.key < hit.first + 4294967296 ORDER BY m.key LIMIT %s) AS n
             )
             SELECT {MESSAGE_COLUMNS} FROM {names.messages}
-              WHERE resource_id = %s AND key IN (SELECT key FROM near) ORDER BY key""",
-        [*wanted, owner, before, owner, after, owner],
-    )
+              WHERE resource_id = %s AND key IN (SELECT key FROM near) ORDER BY key"""
 
 
 def update(
@@ -157,8 +174,10 @@ def update(
         return []
     # The messages were read after the thread was locked: each statement sees what was committed before it.
     found = {message.id: message for message in map(message_from_row, rows)}
+    keys = {row[3]: row[0] for row in rows}
     statements: list[Statement] = []
     changed: list[str] = []
+    reworded: dict[int, Message] = {}
     for change in changes:
         message = found.get(change.id)
         if message is None:
@@ -168,6 +187,8 @@ def update(
             metadata.pop(key, None)
         parts = message.parts if change.parts is None else change.parts
         found[change.id] = message.replace(parts=parts, metadata=metadata)
+        if change.parts is not None:
+            reworded[keys[change.id]] = found[change.id]
         statements.append(
             (
                 f"UPDATE {names.messages} SET parts = %s, metadata = %s, scalars = %s::jsonb "
@@ -184,7 +205,9 @@ def update(
         changed.append(change.id)
     if not changed:
         return []
-    statements += [_touch(names, owner, thread_id, now, 0), by_ids(names, owner, changed, thread_id)]
+    db.together(statements)
+    _recall.wrote(db, names, owner, reworded, now)
+    statements = [_touch(names, owner, thread_id, now, 0), by_ids(names, owner, changed, thread_id)]
     return [message_from_row(row) for row in db.together(statements, last=True)[-1]]
 
 
@@ -197,13 +220,14 @@ def delete(
             _threads.find(names, owner, thread_id, _threads.LOCKED),
             (
                 f"DELETE FROM {names.messages} WHERE resource_id = %s AND id = ANY(%s) AND thread_id = %s "
-                "RETURNING id",
+                "RETURNING id, key",
                 (owner, wanted, thread_id),
             ),
         ]
     )
-    gone = {row[0] for row in rows}
+    gone = {row[0]: row[1] for row in rows}
     if threads and gone:
+        _recall.removed(db, names, owner, list(gone.values()))
         db.together([_touch(names, owner, thread_id, now, len(gone))], last=True)
     return [id_ for id_ in wanted if id_ in gone]
 

@@ -13,6 +13,7 @@ import psycopg
 
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import LOCK_OWNER, WRITE_TURN
+from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall
 
 Migration: TypeAlias = Callable[[psycopg.Connection[Any], str], None]
 
@@ -24,7 +25,7 @@ MARK = "Threadmark"
 
 
 def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
-    """Threads, messages, runs and working memory, and the functions that write.
+    """Threads, messages, runs and working memory.
 
     `threads.number` is a thread's internal number, never used again; `messages.key` is built from it as
     `number * 2**32 + seq`, so a thread's messages lie side by side in the index, in order. Every primary key
@@ -73,7 +74,7 @@ def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
              id text COLLATE "C" NOT NULL,
              role text NOT NULL,
              speaker_id text COLLATE "C",
-             speaker_name text,
+             speaker_name text COLLATE "C",
              speaker_role text,
              parts text NOT NULL,
              metadata text,
@@ -117,11 +118,12 @@ def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
            )""",
     ):
         db.execute(statement.format(s=schema))
-    db.execute(LOCK_OWNER.replace("{s}", schema))
-    db.execute(WRITE_TURN.replace("{s}", schema))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_core,)
+MIGRATIONS: tuple[Migration, ...] = (m001_core, m002_recall)
+
+# They belong to the newest step, and are made anew with it.
+FUNCTIONS = (LOCK_OWNER, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)
 
 
 def migrate(
@@ -160,6 +162,8 @@ def migrate(
                     f"INSERT INTO {quoted}.schema_migrations VALUES (%s, %s, clock_timestamp())",
                     (number, migration.__name__),
                 )
+            for function in FUNCTIONS:
+                db.execute(function.replace("{s}", quoted))
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
             f"{where}: the user may not create Threadmark's tables in schema {schema!r}. Let a role that may "

@@ -122,7 +122,7 @@ def scalars(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     for key, value in metadata.items():
         if isinstance(value, str):
-            if not _plain(value):
+            if not is_plain(value):
                 continue
         elif isinstance(value, float):
             if value.is_integer() and -(2**63) <= value < 2**63:
@@ -135,12 +135,13 @@ def scalars(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
                     continue
         elif value is not None and not isinstance(value, bool):
             continue
-        if _plain(key):
+        if is_plain(key):
             found[key] = value
     return found or None
 
 
-def _plain(text: str) -> bool:
+def is_plain(text: str) -> bool:
+    """Whether a text column can hold it."""
     if "\x00" in text:
         return False
     if not text.isascii():

@@ -52,7 +52,6 @@ class Session:
         self.nested = connection.info.transaction_status != TransactionStatus.IDLE
         self.begun = False
         self.ending = False
-        self.changes = 0
         self._begin: list[Statement] = [("SAVEPOINT threadmark" if self.nested else begin, ()), *before]
 
     def rows(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
@@ -64,12 +63,29 @@ class Session:
         found = self.rows(sql, params)
         return found[0] if found else None
 
+    def packed(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
+        """The rows of a statement whose values are long byte strings, sent as they are."""
+        self._ensure_begun()
+        cursor = self.connection.cursor(row_factory=tuple_row)
+        cursor.execute(sql, params, binary=True)
+        return cursor.fetchall()
+
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement; the number of rows that it changed."""
         self._ensure_begun()
         cursor = self.connection.cursor(row_factory=tuple_row)
         cursor.execute(sql, params)
         return cursor.rowcount
+
+    def attempt(self, sql: str) -> bool:
+        """Run a statement that may fail without undoing what was done before; whether it went well."""
+        self._ensure_begun()
+        try:
+            with self.connection.transaction():
+                self.connection.execute(sql)
+        except Error:
+            return False
+        return True
 
     def together(self, statements: Sequence[Statement], *, last: bool = False) -> list[list[Row]]:
         """Run statements in one round trip; the rows of each. With `last` the transaction is over then."""

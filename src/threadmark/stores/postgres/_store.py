@@ -41,14 +41,15 @@ from ..base import (
 )
 from . import _erase, _messages, _migrations, _runs, _threads, _turns, _working
 from ._engine import Engine
-from ._functions import NEEDS_MERGE
+from ._functions import NEEDS_MERGE, RECALL_CHANGED
 from ._names import Names
+from ._recall_store import PostgresRecall
 from ._rows import message_from_row, run_from_row, thread_from_row
 from ._session import Row
 from ._settings import Settings, name_of
 
 
-class PostgresStore(Store):
+class PostgresStore(PostgresRecall, Store):
     """Everything in one schema of a PostgreSQL database (14 or later).
 
     Args:
@@ -65,7 +66,7 @@ class PostgresStore(Store):
             it every operation is a savepoint, and durable when that transaction is committed.
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"reopen", "processes"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"reopen", "processes", "recall"})
 
     def __init__(
         self,
@@ -99,6 +100,8 @@ class PostgresStore(Store):
             connection=connection,
         )
         self._names = Names(schema)
+        # What was the case at the last turn; the database knows better, and says so.
+        self._recalls = False
         self._where = name_of(conninfo) if conninfo else "the PostgreSQL database"
         # Not a method: the engine's threads must not keep the store alive.
         self._engine = Engine(
@@ -219,19 +222,26 @@ class PostgresStore(Store):
 
     async def read_turn(self, owner: str, query: TurnQuery) -> TurnState:
         check_id("resource", owner)
+        if query.observations is not None:
+            raise ConfigurationError("PostgresStore keeps no log of observations; use a store that does")
         return await self._engine.read(*_turns.read(self._names, owner, query), owner)
 
     async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
         turn = _turns.Write(self._names, owner, write)
-        try:
+        turn.recall = self._recalls
+        merging = False
+        while True:
             try:
+                if merging:
+                    return await self._engine.transact(turn.merging, owner)
                 return await self._engine.call(turn.statement(), turn.receipt, owner)
             except psycopg.Error as error:
-                if error.sqlstate != NEEDS_MERGE:
-                    raise
-            return await self._engine.transact(turn.merging, owner)
-        except psycopg.Error as error:
-            raise turn.refused(error) or error from None
+                if error.sqlstate == NEEDS_MERGE:
+                    merging = True
+                elif error.sqlstate == RECALL_CHANGED:
+                    turn.recall = self._recalls = error.diag.message_primary == "true"
+                else:
+                    raise turn.refused(error) or error from None
 
     async def get_run(self, owner: str, run_id: str) -> Run | None:
         check_id("resource", owner)

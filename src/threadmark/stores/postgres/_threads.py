@@ -11,6 +11,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text, utc
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
+from . import _recall
 from ._names import Names
 from ._rows import (
     SEQ_BITS,
@@ -179,12 +180,21 @@ def change(db: Session, names: Names, owner: str, thread_id: str, change: Thread
 def delete(db: Session, names: Names, owner: str, threads: Sequence[Row]) -> dict[str, int]:
     """Delete threads that are locked, with all that is their own. Returns rows removed per table."""
     numbers = [row[0] for row in threads]
+    index: dict[str, int] = {}
+    if _recall.is_on(db, names):
+        keys = db.rows(
+            f"SELECT m.key FROM unnest(%s::bigint[]) AS n (number), {names.messages} AS m "
+            "WHERE m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
+            (numbers, owner),
+        )
+        index = _recall.removed(db, names, owner, [key for (key,) in keys])
     removed = {
+        **index,
         "messages": db.change(
             f"DELETE FROM {names.messages} AS m USING unnest(%s::bigint[]) AS n (number) WHERE "
             "m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
             (numbers, owner),
-        )
+        ),
     }
     for table in ("runs", "working_memory"):
         removed[table] = db.change(
@@ -230,7 +240,8 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
             created_at=request.now,
         ),
     )
-    copied = [id_ for (id_,) in db.rows(*_to_copy(names, owner, source_row[0], request))][::-1]
+    sources = db.rows(*_to_copy(names, owner, source_row[0], request))[::-1]
+    copied = [id_ for id_, _ in sources]
     fresh = [check_id("message", request.new_id()) for _ in copied]
     if len(set(fresh)) < len(fresh) or db.row(
         f"SELECT 1 FROM {names.messages} WHERE resource_id = %s AND id = ANY(%s) LIMIT 1", (to, fresh)
@@ -272,6 +283,8 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
             forget_if_bare(names, owner),
         ]
     )[:3]
+    keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
+    _recall.cloned(db, names, owner, to, keys, now)
     return ThreadClone(thread=thread_from_row(rows[0]), id_map=dict(zip(copied, fresh, strict=True)))
 
 
@@ -287,7 +300,7 @@ def _to_copy(names: Names, owner: str, number: int, request: CloneRequest) -> St
         where += " AND id = ANY(%s)"
         params.append([check_id("message", id_) for id_ in request.message_ids])
     return (
-        f"SELECT id FROM {names.messages} WHERE resource_id = %s AND key BETWEEN %s AND %s{where} "
+        f"SELECT id, key FROM {names.messages} WHERE resource_id = %s AND key BETWEEN %s AND %s{where} "
         "ORDER BY key DESC LIMIT %s",
         [owner, *span(number), *params, request.last],
     )
@@ -377,8 +390,8 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
                 )
                 for table in ("runs", "working_memory")
             ],
-            *count(names, new_owner, 1),
-            *count(names, owner, -1),
         ]
     )[0]
+    _recall.transferred(db, names, owner, new_owner, *span(number))
+    db.together([*count(names, new_owner, 1), *count(names, owner, -1)])
     return thread_from_row(moved[0])

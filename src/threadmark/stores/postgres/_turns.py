@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 
@@ -12,7 +13,7 @@ from ..._errors import ConflictError, NotFoundError, ThreadmarkError
 from ..._ids import check_id, check_metadata, check_text, utc
 from ..._types import Message
 from ..base import TurnQuery, TurnReceipt, TurnState, TurnWrite, Window, WorkingMemoryWrite
-from . import _functions, _messages, _runs, _threads, _working
+from . import _functions, _messages, _recall, _runs, _threads, _working
 from ._names import Names
 from ._rows import (
     THREAD_COLUMNS,
@@ -81,6 +82,9 @@ class Write:
         self._now = utc("now", turn.now)
         self._title = check_text("title", turn.title)
         self._batch = [message for message in turn.messages if message.role != "system"]
+        self._terms: list[dict[str, int]] | None = None
+        self.recall = False
+        """Whether the messages' terms are sent along."""
         self._rows = [message_to_json(message, self._now, self._run_id) for message in self._batch]
         self._run = None if turn.run is None else _runs.to_json_text(turn.run)
         self._memory = None if turn.working_memory is None else memory_to_json(turn.working_memory)
@@ -112,7 +116,7 @@ class Write:
             metadata, filtered = None, None
         return (
             f"SELECT {_OF_THREAD}, w.created, w.seqs, w.times FROM {self._names.write_turn}("
-            "%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s::json, %s::json, %s::json, %s::json) AS w",
+            "%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s::json, %s, %s::json, %s::json, %s::json) AS w",
             (
                 self._owner,
                 self._thread_id,
@@ -122,12 +126,20 @@ class Write:
                 metadata,
                 filtered,
                 merged is not None,
-                json.dumps(self._rows, ensure_ascii=False, separators=(",", ":")),
+                json.dumps(self._with_terms(), ensure_ascii=False, separators=(",", ":")),
+                self.recall,
                 self._run,
                 self._memory,
                 self._window,
             ),
         )
+
+    def _with_terms(self) -> list[dict[str, Any]]:
+        if not self.recall:
+            return self._rows
+        if self._terms is None:
+            self._terms = [_recall.terms_of(message) for message in self._batch]
+        return [{**row, "terms": terms} for row, terms in zip(self._rows, self._terms, strict=True)]
 
     def merging(self, db: Session) -> TurnReceipt:
         """Write in a transaction that locks the thread, merges the metadata, and writes."""

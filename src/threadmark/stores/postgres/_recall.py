@@ -1,0 +1,335 @@
+"""Keeping the recall index: whether it is on, and what each write has to do for it.
+
+A turn's function indexes what it stores; the other writing functions call `wrote`, `removed`, ... inside
+their own transaction. Whether recall is on is asked after a lock on the table of messages was taken that
+`enable` waits for: so every message is either indexed by its writer, or seen by the backfill.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from ..._ids import utc
+from ..._types import Message
+from ...recall.analyze import VERSION, analyze
+from ...recall.impact import impacts
+from ...recall.text import searchable
+from ..base import RecallProgress, RecallState
+from . import _recall_spaces
+from ._names import Names
+from ._recall_schema import TABLES
+from ._rows import MESSAGE_COLUMNS, is_plain, message_from_row
+from ._session import Session, Statement
+
+BATCH_CHARACTERS = 1_000_000
+"""How much text one batch of the backfill indexes, about."""
+
+
+def terms_of(message: Message) -> dict[str, int]:
+    """The terms of a message with their impacts, as the index keeps them."""
+    return {term: value for term, value in impacts(analyze(searchable(message))).items() if is_plain(term)}
+
+
+def is_on(db: Session, names: Names) -> bool:
+    """Whether the database has a recall index; true to the end of the transaction."""
+    return bool(
+        db.together(
+            [
+                (f"LOCK TABLE {names.messages} IN ROW EXCLUSIVE MODE", ()),
+                (f"SELECT 1 FROM {names.schema}.recall_state", ()),
+            ]
+        )[1]
+    )
+
+
+def number_of(names: Names, owner: str) -> str:
+    """SQL for the owner's number; takes the owner as its parameter."""
+    return f"(SELECT number FROM {names.resources} WHERE id = %s)"
+
+
+# -- what writes do ----------------------------------------------------------------------------------
+
+
+def wrote(db: Session, names: Names, owner: str, messages: Mapping[int, Message], now: datetime) -> None:
+    """Messages, by key, have another text."""
+    if not messages or not is_on(db, names):
+        return
+    keys = list(messages)
+    db.together(
+        [
+            (f"SELECT {names.schema}.recall_unindex({number_of(names, owner)}, %s)", (owner, keys)),
+            *[_index(names, owner, key, message) for key, message in messages.items()],
+            _drop_vectors(names, owner, keys),
+            _enqueue(names, owner, keys, now),
+        ]
+    )
+
+
+def _index(names: Names, owner: str, key: int, message: Message) -> Statement:
+    return (
+        f"SELECT {names.schema}.recall_index({number_of(names, owner)}, %s, %s::json)",
+        (owner, key, json.dumps(terms_of(message), ensure_ascii=False)),
+    )
+
+
+def _enqueue(names: Names, owner: str, keys: Sequence[int], now: datetime) -> Statement:
+    return (
+        f"SELECT {names.schema}.recall_enqueue(%s, %s, %s)",
+        (owner, list(keys), utc("now", now).timestamp()),
+    )
+
+
+def _drop_vectors(names: Names, owner: str, keys: Sequence[int]) -> Statement:
+    return (
+        f"DELETE FROM {names.schema}.recall_vectors WHERE owner_no = {number_of(names, owner)} "
+        f"AND space_no IN (SELECT space_no FROM {names.schema}.recall_spaces) AND key = ANY(%s)",
+        (owner, list(keys)),
+    )
+
+
+def removed(db: Session, names: Names, owner: str, keys: Sequence[int]) -> dict[str, int]:
+    """Messages were deleted. Returns how much of the index went, by table."""
+    if not keys or not is_on(db, names):
+        return {}
+    docs = db.row(f"SELECT {names.schema}.recall_unindex({number_of(names, owner)}, %s)", (owner, list(keys)))
+    gone = {
+        "recall_docs": docs[0] if docs else 0,
+        "recall_vectors": db.change(*_drop_vectors(names, owner, keys)),
+    }
+    db.change(
+        f"DELETE FROM {names.schema}.recall_outbox WHERE key = ANY(%s) "
+        f"AND space_no IN (SELECT space_no FROM {names.schema}.recall_spaces)",
+        (list(keys),),
+    )
+    return gone
+
+
+def cloned(
+    db: Session, names: Names, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime
+) -> None:
+    """Messages were copied: `keys[source] == copy`. Postings and vectors are copied, not made again."""
+    if not keys or not is_on(db, names):
+        return
+    pairs = "unnest(%s::bigint[], %s::bigint[]) AS k (old, new)"
+    both = (list(keys), list(keys.values()))
+    numbers = f"{number_of(names, new_owner)}, {number_of(names, owner)}"
+    unindexed = db.rows(
+        f"SELECT k.old, k.new FROM {pairs} WHERE NOT EXISTS (SELECT 1 FROM {names.schema}.recall_docs AS d "
+        f"WHERE d.owner_no = {number_of(names, owner)} AND d.key = k.old)",
+        (*both, owner),
+    )
+    # What the backfill has not come to yet is indexed here, for the copies are new.
+    fresh = dict(_stored(db, names, new_owner, [new for _, new in unindexed]))
+    db.together(
+        [
+            (
+                f"WITH o (new_no, old_no) AS (SELECT {numbers}), docs AS ("
+                f"INSERT INTO {names.schema}.recall_docs SELECT o.new_no, k.new, d.terms FROM o, {pairs} "
+                f"JOIN {names.schema}.recall_docs AS d ON d.key = k.old "
+                "WHERE d.owner_no = (SELECT old_no FROM o)) "
+                f"INSERT INTO {names.schema}.recall_postings SELECT o.new_no, p.term, k.new, p.impact "
+                f"FROM o, {pairs} JOIN {names.schema}.recall_docs AS d ON d.key = k.old, "
+                f"unnest(d.terms) AS t (term), {names.schema}.recall_postings AS p "
+                "WHERE d.owner_no = o.old_no AND p.owner_no = o.old_no AND p.term = t.term AND p.key = k.old",
+                (new_owner, owner, *both, *both),
+            ),
+            (
+                f"WITH o (new_no, old_no) AS (SELECT {numbers}) "
+                f"INSERT INTO {names.schema}.recall_vectors "
+                "SELECT o.new_no, v.space_no, k.new, v.part, v.vector "
+                f"FROM o, {pairs}, {names.schema}.recall_spaces AS s, {names.schema}.recall_vectors AS v "
+                "WHERE v.owner_no = o.old_no AND v.space_no = s.space_no AND v.key = k.old",
+                (new_owner, owner, *both),
+            ),
+            *[_index(names, new_owner, key, message) for key, message in fresh.items()],
+            (
+                f"INSERT INTO {names.schema}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
+                f"SELECT s.space_no, %s, k.new, %s, %s FROM {names.schema}.recall_spaces AS s, {pairs} "
+                f"WHERE NOT EXISTS (SELECT 1 FROM {names.schema}.recall_vectors AS v "
+                f"WHERE v.owner_no = {number_of(names, owner)} AND v.space_no = s.space_no "
+                "AND v.key = k.old)",
+                (new_owner, *[utc("now", now).timestamp()] * 2, *both, owner),
+            ),
+        ]
+    )
+
+
+def transferred(db: Session, names: Names, owner: str, new_owner: str, first: int, last: int) -> None:
+    """The messages of a range of keys were given to another owner, whose they are already."""
+    if not is_on(db, names):
+        return
+    numbers = f"(SELECT {number_of(names, new_owner)}, {number_of(names, owner)}) AS o (new_no, old_no)"
+    span = (new_owner, owner, first, last)
+    db.together(
+        [
+            (
+                f"UPDATE {names.schema}.recall_postings AS p SET owner_no = o.new_no FROM {numbers}, "
+                f"{names.schema}.recall_docs AS d, unnest(d.terms) AS t (term) "
+                "WHERE d.owner_no = o.old_no AND d.key BETWEEN %s AND %s "
+                "AND p.owner_no = o.old_no AND p.term = t.term AND p.key = d.key",
+                span,
+            ),
+            *[
+                (
+                    f"UPDATE {names.schema}.{table} AS d SET owner_no = o.new_no FROM {numbers} "
+                    "WHERE d.owner_no = o.old_no AND d.key BETWEEN %s AND %s",
+                    span,
+                )
+                for table in ("recall_docs", "recall_vectors")
+            ],
+            (
+                f"UPDATE {names.schema}.recall_outbox SET resource_id = %s WHERE key BETWEEN %s AND %s "
+                f"AND space_no IN (SELECT space_no FROM {names.schema}.recall_spaces)",
+                (new_owner, first, last),
+            ),
+        ]
+    )
+    _index_missing(db, names, new_owner, first, last)
+
+
+def _index_missing(db: Session, names: Names, owner: str, first: int, last: int) -> None:
+    """Index what the backfill has not come to: it may have passed the new owner already."""
+    keys = [
+        key
+        for (key,) in db.rows(
+            f"SELECT m.key FROM {names.messages} AS m WHERE m.resource_id = %s AND m.key BETWEEN %s AND %s "
+            f"AND NOT EXISTS (SELECT 1 FROM {names.schema}.recall_docs AS d "
+            f"WHERE d.owner_no = {number_of(names, owner)} AND d.key = m.key)",
+            (owner, first, last, owner),
+        )
+    ]
+    if keys:
+        db.together([_index(names, owner, key, m) for key, m in _stored(db, names, owner, keys)])
+
+
+def _stored(db: Session, names: Names, owner: str, keys: Sequence[int]) -> list[tuple[int, Message]]:
+    if not keys:
+        return []
+    rows = db.rows(
+        f"SELECT {MESSAGE_COLUMNS} FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s)",
+        (owner, list(keys)),
+    )
+    return [(row[0], message_from_row(row)) for row in rows]
+
+
+# -- on, off, and from before ------------------------------------------------------------------------
+
+
+def is_current(names: Names) -> Statement:
+    """Whether the index is on, and made by this version of the text analysis."""
+    return (f"SELECT 1 FROM {names.schema}.recall_state WHERE analysis = %s", (VERSION,))
+
+
+def enable(db: Session, names: Names, now: datetime) -> None:
+    """Switch on, or begin anew what another version of the analysis has made."""
+    # Writers that are under way end first, and the next ones see that it is on.
+    db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
+    if db.rows(*is_current(names)):
+        return
+    db.together(
+        [
+            *[
+                (f"DELETE FROM {names.schema}.{t}", ())
+                for t in ("recall_postings", "recall_docs", "recall_state")
+            ],
+            (
+                f"INSERT INTO {names.schema}.recall_state VALUES (1, %s, '', 0, %s)",
+                (VERSION, utc("now", now)),
+            ),
+        ]
+    )
+
+
+def disable(db: Session, names: Names) -> None:
+    db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
+    db.together([(f"DELETE FROM {names.schema}.{table}", ()) for table in TABLES])
+
+
+def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
+    """Index the next messages from before; each transaction takes the next ones, one after the other."""
+    at = db.row(f"SELECT backfilled_owner, backfilled_key FROM {names.schema}.recall_state FOR NO KEY UPDATE")
+    if at is None:
+        return RecallProgress(indexed=0, finished=True)
+    rows = db.rows(
+        "SELECT m.resource_id, m.key, length(m.parts), "
+        f"EXISTS (SELECT 1 FROM {names.schema}.recall_docs AS d "
+        f"WHERE d.owner_no = r.number AND d.key = m.key) FROM {names.messages} AS m "
+        f"JOIN {names.resources} AS r ON r.id = m.resource_id "
+        "WHERE (m.resource_id, m.key) > (%s, %s) ORDER BY m.resource_id, m.key LIMIT %s",
+        (*at, limit),
+    )
+    if not rows:
+        return RecallProgress(indexed=0, finished=True)
+    wanted: dict[str, list[int]] = {}
+    room, last = BATCH_CHARACTERS, rows[-1]
+    for row in rows:
+        owner, key, length, there = row
+        if not there:
+            wanted.setdefault(owner, []).append(key)
+            room -= length
+        if room <= 0:
+            last = row
+            break
+    indexed = 0
+    for owner, keys in wanted.items():
+        indexed += _backfill_owner(db, names, owner, keys)
+    db.rows(
+        f"UPDATE {names.schema}.recall_state SET backfilled_owner = %s, backfilled_key = %s RETURNING 1",
+        last[:2],
+    )
+    return RecallProgress(indexed=indexed, finished=len(rows) < limit and last is rows[-1])
+
+
+def _backfill_owner(db: Session, names: Names, owner: str, keys: Sequence[int]) -> int:
+    # Whoever changes a message locks its thread: none changes from here on.
+    db.rows(
+        f"SELECT 1 FROM {names.threads} WHERE resource_id = %s AND number = ANY(%s) "
+        "ORDER BY number FOR SHARE",
+        (owner, sorted({key >> 32 for key in keys})),
+    )
+    done = {
+        key
+        for (key,) in db.rows(
+            f"SELECT key FROM {names.schema}.recall_docs WHERE owner_no = {number_of(names, owner)} "
+            "AND key = ANY(%s)",
+            (owner, list(keys)),
+        )
+    }
+    statements = [
+        _index(names, owner, key, message)
+        for key, message in _stored(db, names, owner, [key for key in keys if key not in done])
+    ]
+    if statements:
+        db.together(statements)
+    return len(statements)
+
+
+def state(db: Session, names: Names, sizes: bool) -> RecallState:
+    found, counts = db.together(
+        [
+            (f"SELECT analysis FROM {names.schema}.recall_state", ()),
+            (
+                f"SELECT (SELECT count(*) FROM {names.schema}.recall_docs), "
+                f"(SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads})",
+                (),
+            ),
+        ]
+    )
+    indexed, messages = counts[0]
+    if not found:
+        return RecallState(enabled=False, messages=messages)
+    room: Any = None
+    if sizes:
+        sql = " + ".join([f"pg_total_relation_size('{names.schema}.{table}')" for table in TABLES])
+        room = db.rows(f"SELECT ({sql})::bigint")[0][0]
+    return RecallState(
+        enabled=True,
+        outdated=found[0][0] != VERSION,
+        indexed=indexed,
+        messages=messages,
+        spaces=_recall_spaces.states(db, names),
+        bytes=room,
+    )

@@ -1,0 +1,253 @@
+"""Embedders' spaces and the outbox of messages that wait for vectors.
+
+A row of `recall_outbox` is a message that waits in one space. It is due from `due_at` on, in seconds since
+1970; a claim moves that to the end of its lease and counts `claims`, so the pair of row and count names the
+claim. A message that is written again gets another number, so claims of its old text no longer hold.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ..._errors import ConfigurationError, ValidationError
+from ..._ids import check_count, check_text, utc
+from ..base import Claim, Embedded, SpaceState
+from ._names import Names
+from ._rows import MESSAGE_COLUMNS, message_from_row
+from ._session import Row, Session, Statement
+
+DAY = 86_400.0
+"""What is due later than this was put off by a clock that has been set back since, and is due."""
+MAX_DIMENSION = 16_000
+"""Most values of a vector that pgvector measures."""
+
+
+def named(names: Names, name: str) -> Statement:
+    return (f"SELECT space_no, dimension FROM {names.schema}.recall_spaces WHERE name = %s", (name,))
+
+
+def need(db: Session, names: Names, name: str) -> tuple[int, int]:
+    """The number and the dimension of a space. Raises `ConfigurationError`."""
+    row = db.row(*named(names, check_text("embedder name", name)))
+    if row is None:
+        raise ConfigurationError(f"the database has no space of an embedder {name!r}; add it first")
+    return row[0], row[1]
+
+
+def add(db: Session, names: Names, name: str, dimension: int) -> None:
+    """Make a space whose messages from before are still to be handed out."""
+    check_text("embedder name", name)
+    check_count("dimension", dimension, least=1)
+    if not name or dimension > MAX_DIMENSION:
+        raise ConfigurationError(
+            f"embedder {name!r} needs a name, and a dimension of {MAX_DIMENSION} at most"
+        )
+    db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
+    row = db.row(*named(names, name))
+    if row is None:
+        db.change(
+            f"INSERT INTO {names.schema}.recall_spaces (name, dimension, queued) "
+            f"VALUES (%s, %s, NOT EXISTS (SELECT 1 FROM {names.messages}))",
+            (name, dimension),
+        )
+    elif row[1] != dimension:
+        raise ConfigurationError(
+            f"vectors of embedder {name!r} have {row[1]} values in this database, not {dimension}"
+        )
+
+
+def drop(db: Session, names: Names, name: str) -> bool:
+    db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
+    row = db.row(*named(names, check_text("embedder name", name)))
+    if row is None:
+        return False
+    for table in ("recall_outbox", "recall_vectors", "recall_spaces"):
+        db.change(f"DELETE FROM {names.schema}.{table} WHERE space_no = %s", (row[0],))
+    return True
+
+
+def states(db: Session, names: Names, name: str | None = None) -> tuple[SpaceState, ...]:
+    """All spaces in order of their making, or the one called `name`."""
+    s = names.schema
+    rows = db.rows(
+        f"""SELECT s.name, s.dimension,
+              (SELECT count(DISTINCT (v.owner_no, v.key)) FROM {s}.recall_vectors AS v
+                WHERE v.space_no = s.space_no),
+              count(o.key), count(o.key) FILTER (WHERE o.attempts > 0),
+              CASE WHEN s.queued THEN 0 ELSE (SELECT count(*) FROM {names.messages} AS m
+                JOIN {names.resources} AS r ON r.id = m.resource_id
+                WHERE (m.resource_id, m.key) > (s.queued_owner, s.queued_key)
+                  AND NOT EXISTS (SELECT 1 FROM {s}.recall_outbox AS w
+                                  WHERE w.space_no = s.space_no AND w.key = m.key)
+                  AND NOT EXISTS (SELECT 1 FROM {s}.recall_vectors AS v WHERE v.owner_no = r.number
+                                  AND v.space_no = s.space_no AND v.key = m.key)) END,
+              min(o.added_at),
+              (SELECT e.error FROM {s}.recall_outbox AS e WHERE e.space_no = s.space_no
+                AND e.error IS NOT NULL ORDER BY e.due_at DESC LIMIT 1)
+            FROM {s}.recall_spaces AS s LEFT JOIN {s}.recall_outbox AS o ON o.space_no = s.space_no
+            WHERE %s::text IS NULL OR s.name = %s GROUP BY s.space_no ORDER BY s.space_no""",
+        (name, name),
+    )
+    return tuple(
+        [
+            SpaceState(
+                name=row[0],
+                dimension=row[1],
+                embedded=row[2],
+                waiting=row[3],
+                failing=row[4],
+                unqueued=row[5],
+                oldest=None if row[6] is None else datetime.fromtimestamp(row[6], UTC),
+                error=row[7],
+            )
+            for row in rows
+        ]
+    )
+
+
+def claim(db: Session, names: Names, space: str, limit: int, now: datetime, lease: float) -> list[Claim]:
+    number, _ = need(db, names, space)
+    at = utc("now", now).timestamp()
+    due = _due(db, names, number, limit, at)
+    while len(due) < limit and _hand_out(db, names, number, max(limit, 256), at):
+        due += _due(db, names, number, limit - len(due), at, [row[0] for row in due])
+    numbers = [row[0] for row in due]
+    if not numbers:
+        return []
+    db.change(
+        f"UPDATE {names.schema}.recall_outbox SET due_at = %s, claims = claims + 1 WHERE outbox_no = ANY(%s)",
+        (at + lease, numbers),
+    )
+    columns = ", ".join([f"m.{column}" for column in MESSAGE_COLUMNS.split(", ")])
+    found = {
+        row[0]: row
+        for row in db.rows(
+            f"SELECT o.outbox_no, o.claims, o.attempts, m.resource_id, {columns} "
+            f"FROM {names.schema}.recall_outbox AS o JOIN {names.messages} AS m "
+            "ON m.resource_id = o.resource_id AND m.key = o.key WHERE o.outbox_no = ANY(%s)",
+            (numbers,),
+        )
+    }
+    return [
+        Claim(owner=row[3], message=message_from_row(row[4:]), token=f"{row[0]}.{row[1]}", attempts=row[2])
+        for row in [found[number] for number in numbers if number in found]
+    ]
+
+
+def _due(
+    db: Session, names: Names, number: int, limit: int, at: float, besides: Sequence[int] = ()
+) -> list[Row]:
+    """Messages that are due, locked; those that others are claiming right now are theirs."""
+    rows: list[Row] = []
+    for low, high in ((-math.inf, at), (at + DAY, math.inf)):
+        rows += db.rows(
+            f"SELECT outbox_no FROM {names.schema}.recall_outbox WHERE space_no = %s AND due_at > %s "
+            "AND due_at <= %s AND outbox_no <> ALL(%s) ORDER BY due_at DESC, outbox_no LIMIT %s "
+            "FOR UPDATE SKIP LOCKED",
+            (number, low, high, list(besides), limit - len(rows)),
+        )
+    return rows
+
+
+def _hand_out(db: Session, names: Names, number: int, limit: int, at: float) -> int:
+    """Put the next messages from before the space into its outbox. Returns how many there were."""
+    s = names.schema
+    place = db.row(
+        f"SELECT queued, queued_owner, queued_key FROM {s}.recall_spaces WHERE space_no = %s "
+        "FOR NO KEY UPDATE",
+        (number,),
+    )
+    if place is None or place[0]:
+        return 0
+    rows = db.rows(
+        f"SELECT resource_id, key FROM {names.messages} WHERE (resource_id, key) > (%s, %s) "
+        "ORDER BY resource_id, key LIMIT %s",
+        (*place[1:], limit),
+    )
+    if rows:
+        # Those that were written since the space was made are there, or have been embedded.
+        db.change(
+            f"INSERT INTO {s}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
+            f"SELECT %s, w.owner, w.key, 0, %s FROM unnest(%s::text[], %s::bigint[]) AS w (owner, key) "
+            f"JOIN {names.resources} AS r ON r.id = w.owner "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {s}.recall_vectors AS v WHERE v.owner_no = r.number "
+            "AND v.space_no = %s AND v.key = w.key) ON CONFLICT (space_no, key) DO NOTHING",
+            (number, at, [row[0] for row in rows], [row[1] for row in rows], number),
+        )
+    last = rows[-1] if rows else place[1:]
+    db.change(
+        f"UPDATE {s}.recall_spaces SET queued = %s, queued_owner = %s, queued_key = %s WHERE space_no = %s",
+        (len(rows) < limit, *last, number),
+    )
+    return len(rows)
+
+
+def store(db: Session, names: Names, space: str, embedded: Sequence[Embedded]) -> int:
+    number, dimension = need(db, names, space)
+    vectors = [[_floats(vector, space, dimension) for vector in one.vectors] for one in embedded]
+    held = 0
+    for one, parts in zip(embedded, vectors, strict=True):
+        row = _held(db, names, number, one.token)
+        if row is None:
+            continue
+        held += 1
+        outbox_no, key, owner_no = row
+        db.together(
+            [
+                (f"DELETE FROM {names.schema}.recall_outbox WHERE outbox_no = %s", (outbox_no,)),
+                (
+                    f"DELETE FROM {names.schema}.recall_vectors "
+                    "WHERE owner_no = %s AND space_no = %s AND key = %s",
+                    (owner_no, number, key),
+                ),
+                *[
+                    (
+                        f"INSERT INTO {names.schema}.recall_vectors VALUES (%s, %s, %s, %s, %s::real[])",
+                        (owner_no, number, key, part, f"{{{','.join(map(repr, vector))}}}"),
+                    )
+                    for part, vector in enumerate(parts)
+                ],
+            ]
+        )
+    return held
+
+
+def _floats(vector: bytes, space: str, dimension: int) -> tuple[float, ...]:
+    if len(vector) != 4 * dimension:
+        raise ValidationError(f"a vector for space {space!r} has {4 * dimension} bytes, not {len(vector)}")
+    values = struct.unpack(f"<{dimension}f", vector)
+    if not all(map(math.isfinite, values)):
+        raise ValidationError("a vector has values that are not finite")
+    return values
+
+
+def fail(db: Session, names: Names, space: str, tokens: Sequence[str], error: str, retry_at: datetime) -> int:
+    number, _ = need(db, names, space)
+    due_at = utc("retry_at", retry_at).timestamp()
+    told = check_text("error", error)[:500] or None
+    held = [row[0] for row in [_held(db, names, number, token) for token in tokens] if row is not None]
+    if held:
+        db.change(
+            f"UPDATE {names.schema}.recall_outbox SET due_at = %s, claims = claims + 1, "
+            "attempts = attempts + %s, error = coalesce(%s, error) WHERE outbox_no = ANY(%s)",
+            (due_at, int(told is not None), told, held),
+        )
+    return len(held)
+
+
+def _held(db: Session, names: Names, number: int, token: str) -> Row | None:
+    """The outbox's row, the message's key and its owner's number, if the claim still holds."""
+    outbox_no, _, claims = token.partition(".")
+    if not (outbox_no.isdecimal() and claims.isdecimal()) or len(token) > 38:
+        raise ValidationError(f"{token[:40]!r} is no claim's token")
+    # The message's row is locked too: who is changing it decides first.
+    return db.row(
+        f"SELECT o.outbox_no, o.key, r.number FROM {names.schema}.recall_outbox AS o "
+        f"JOIN {names.messages} AS m ON m.resource_id = o.resource_id AND m.key = o.key "
+        f"JOIN {names.resources} AS r ON r.id = o.resource_id "
+        "WHERE o.outbox_no = %s AND o.space_no = %s AND o.claims = %s FOR UPDATE OF o",
+        (int(outbox_no), number, int(claims)),
+    )

@@ -1,0 +1,119 @@
+"""The recall operations of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from ..._errors import ConfigurationError
+from ..._ids import check_count, check_id
+from ..._types import MessagePage
+from ...recall.query import Query
+from ..base import (
+    Claim,
+    Embedded,
+    MatchQuery,
+    RecallAnswer,
+    RecallProgress,
+    RecallQuery,
+    RecallState,
+    RecallStore,
+    Scalar,
+    SpaceState,
+    ThreadHit,
+)
+from . import _recall, _recall_search, _recall_spaces
+from ._engine import Engine
+from ._names import Names
+from ._session import Session
+
+
+class PostgresRecall(RecallStore):
+    """What `PostgresStore` does for recall."""
+
+    _engine: Engine
+    _names: Names
+
+    async def recall_state(self, *, sizes: bool = False) -> RecallState:
+        names = self._names
+        return await self._engine.view(lambda db: _recall.state(db, names, sizes))
+
+    async def enable_recall(self, now: datetime) -> RecallState:
+        names = self._names
+        if not await self._engine.read([_recall.is_current(names)], bool):
+            await self._engine.transact(lambda db: _recall.enable(db, names, now), patient=True)
+        return await self.recall_state()
+
+    async def disable_recall(self) -> None:
+        names = self._names
+        await self._engine.transact(lambda db: _recall.disable(db, names), patient=True)
+
+    async def backfill_recall(self, *, limit: int = 500) -> RecallProgress:
+        check_count("limit", limit, least=1)
+        names = self._names
+        return await self._engine.transact(lambda db: _recall.backfill(db, names, limit), patient=True)
+
+    # -- searching -----------------------------------------------------------------------------------
+
+    async def search_messages(self, owner: str, query: RecallQuery) -> RecallAnswer:
+        check_id("resource", owner)
+        names = self._names
+        return await self._engine.view(lambda db: _recall_search.search(db, names, owner, query), owner)
+
+    async def match_messages(self, owner: str, query: MatchQuery) -> MessagePage:
+        check_id("resource", owner)
+        names = self._names
+        return await self._engine.view(lambda db: _recall_search.match(db, names, owner, query), owner)
+
+    async def search_threads(
+        self, owner: str, query: Query | str, *, limit: int = 10, metadata: Mapping[str, Scalar] | None = None
+    ) -> list[ThreadHit]:
+        check_id("resource", owner)
+        names = self._names
+        return await self._engine.view(
+            lambda db: _recall_search.threads(db, names, owner, query, limit, metadata or {}), owner
+        )
+
+    async def list_speakers(self, owner: str) -> list[str]:
+        check_id("resource", owner)
+        names = self._names
+        return await self._engine.view(lambda db: _recall_search.speakers(db, names, owner), owner)
+
+    # -- vectors -------------------------------------------------------------------------------------
+
+    async def add_space(self, name: str, dimension: int, now: datetime) -> SpaceState:
+        names = self._names
+
+        def job(db: Session) -> SpaceState:
+            if not db.rows(f"SELECT 1 FROM {names.schema}.recall_state"):
+                raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
+            _recall_search.find_pgvector(db)
+            _recall_spaces.add(db, names, name, dimension)
+            return _recall_spaces.states(db, names, name)[0]
+
+        return await self._engine.transact(job)
+
+    async def drop_space(self, name: str) -> bool:
+        names = self._names
+        return await self._engine.transact(lambda db: _recall_spaces.drop(db, names, name), patient=True)
+
+    async def claim_embeddings(
+        self, space: str, *, limit: int = 32, now: datetime, lease: float = 60.0
+    ) -> list[Claim]:
+        check_count("limit", limit, least=1)
+        names = self._names
+        return await self._engine.transact(
+            lambda db: _recall_spaces.claim(db, names, space, limit, now, lease)
+        )
+
+    async def store_embeddings(self, space: str, embedded: Sequence[Embedded]) -> int:
+        names = self._names
+        return await self._engine.transact(lambda db: _recall_spaces.store(db, names, space, embedded))
+
+    async def fail_embeddings(
+        self, space: str, tokens: Sequence[str], *, error: str, retry_at: datetime
+    ) -> int:
+        names = self._names
+        return await self._engine.transact(
+            lambda db: _recall_spaces.fail(db, names, space, tokens, error, retry_at)
+        )
