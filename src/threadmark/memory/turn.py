@@ -153,11 +153,17 @@ class Turn:
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
         working = self.settings.working_memory
-        if working is None or self._draft is None or not working.writable or not self.writes:
+        if working is None or self._draft is None or not self._may_note:
             return ()
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
+
+    @property
+    def _may_note(self) -> bool:
+        """Whether the model may change working memory in this turn."""
+        working = self.settings.working_memory
+        return working is not None and working.writable and self.writes
 
     async def prepare(self, model: str) -> None:
         """With `max_context_tokens`: have the model's exact tokenizer ready, if one is installed."""
@@ -178,27 +184,31 @@ class Turn:
         `model` is its name, by which tokens are counted, and `tools` the text of what it is told of its
         tools, which is only counted. Both may be left out.
         """
-        memory, version = self._shown_memory()
+        memory, version = self._shown_memory(fresh=self._fresh())
         budget = self.settings.max_context_tokens
         counting = self._counts.use(model, exact=budget is not None)
-        prompt, window = build_prompt(
-            Layers(
-                instructions=instructions,
-                memory_instructions=self._memory_instructions(),
-                system=system,
-                memory=memory,
-                memory_version=version,
-                history=self.history,
-                context=context,
-                input=self.input,
-                window=self._state.window,
-                moved=self._moved,
-                max_tokens=budget,
-                tools=tools,
-                counting=counting,
-                counted=self._counts.known(),
-            )
+        layers = Layers(
+            instructions=instructions,
+            memory_instructions=self._memory_instructions(),
+            system=system,
+            memory=memory,
+            memory_version=version,
+            history=self.history,
+            context=context,
+            input=self.input,
+            window=self._state.window,
+            moved=self._moved,
+            max_tokens=budget,
+            tools=tools,
+            counting=counting,
+            counted=self._counts.known(),
         )
+        prompt, window = build_prompt(layers)
+        if prompt.report.dropped:
+            # What told of a change of working memory may be among what the budget left out.
+            memory, now = self._shown_memory(fresh=True)
+            if now != version:
+                prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
@@ -219,9 +229,9 @@ class Turn:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
 
-    def _shown_memory(self) -> tuple[str, int]:
+    def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
-        version = self._state.working_memory if self._fresh() else self._state.shown_memory
+        version = self._state.working_memory if fresh else self._state.shown_memory
         working = self.settings.working_memory
         if working is None or version is None:
             return "", 0
@@ -250,7 +260,7 @@ class Turn:
         if self.settings.working_memory is not None:
             from .working.tool import instructions
 
-            texts.append(instructions(self.settings.working_memory))
+            texts.append(instructions(self.settings.working_memory, writable=self._may_note))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)

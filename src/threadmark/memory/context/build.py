@@ -91,6 +91,9 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     if room is not None and history > room:
         sizes = [count.message(message) for _, message in shown]
         first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+        # Some providers refuse a conversation that begins with an answer.
+        while first < len(shown) and shown[first][1].role != "user":
+            first += 1
         dropped = [stored for stored, _ in shown[:first]]
         moved.append(f"budget: the oldest {first} messages of the window were left out")
         shown, history = shown[first:], sum(sizes[first:])
