@@ -30,7 +30,8 @@ class Memory:
     """An agent's memory.
 
     Args:
-        storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory), or a `Store`. Nothing is
+        storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory, `postgresql://…` a server),
+            or a `Store`. Nothing is
             opened before the first use.
         clock: Gives the current time as an aware datetime; the system's clock by default.
         on_event: Called with a `MemoryEvent` for what memory does, or fails to do, in the background. It must
