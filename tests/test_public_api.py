@@ -43,7 +43,7 @@ PUBLIC = """
     Output
     OutputError
     OwnershipError
-    ProcessorError
+    PostgresStore ProcessorError
     ReasoningPart
     RequestContext
     Run
