@@ -324,20 +324,20 @@ def outputs(model: ScriptedModel, request: int) -> list[Any]:
 async def test_the_model_is_shown_another_output_than_is_stored() -> None:
     """In the same run and in later turns; events, result and storage have the output itself."""
     async with Memory("sqlite://") as memory:
-        model = ScriptedModel([ToolCall("table", {"size": 3}), "Three.", "Still three."])
+        model = ScriptedModel([ToolCall("table", {"size": 500}), "Many.", "Still many."])
         agent = Agent("a", model=model, memory=memory, tools=[table])
         async with agent.stream("go", resource="ana", thread="t") as stream:
             told = [event.result async for event in stream if event.type == "tool-result"]
         result = await stream.result()
-        rows = [{"n": 0}, {"n": 1}, {"n": 2}]
+        rows = [{"n": number} for number in range(500)]
         assert told == [rows]
         assert result.tool_calls[0].output == rows
         again = await agent.generate("and?", resource="ana", thread="t")
-        assert outputs(model, 1) == outputs(model, 2) == [("3 rows", None)]
+        assert outputs(model, 1) == outputs(model, 2) == [("500 rows", None)]
         stored = (await memory.resource("ana").thread("t").messages()).messages[1].parts[1]
         assert isinstance(stored, ToolPart)
-        assert (stored.output, stored.model_output) == (rows, "3 rows")
-        assert again.context.tokens < 60
+        assert (stored.output, stored.model_output) == (rows, "500 rows")
+        assert again.context.tokens < 300
 
 
 async def test_what_a_processor_redacts_the_model_is_not_shown_either() -> None:
