@@ -30,6 +30,7 @@ PUBLIC = """
     Event
     FilePart
     GenerateTitle
+    Hooks
     Memory
     MemoryEvent
     MemoryOptions
@@ -42,14 +43,16 @@ PUBLIC = """
     Output
     OutputError
     OwnershipError
-    ProcessorError
+    PostgresStore ProcessorError
     ReasoningPart
     RequestContext
     Run
     RunPage
     SQLiteStore
     SchemaVersionError
+    SkipTool
     Speaker
+    StepChanges
     StepPart
     Store
     StoreBusyError
