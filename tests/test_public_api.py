@@ -30,6 +30,7 @@ PUBLIC = """
     Event
     FilePart
     GenerateTitle
+    Hooks
     Memory
     MemoryEvent
     MemoryOptions
@@ -49,7 +50,9 @@ PUBLIC = """
     RunPage
     SQLiteStore
     SchemaVersionError
+    SkipTool
     Speaker
+    StepChanges
     StepPart
     Store
     StoreBusyError

@@ -19,6 +19,7 @@ from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .answering import Answering
 from .events import Emit
+from .hooks import Hooks, check_hooks
 from .loop import execute
 from .options import (
     Call,
@@ -63,6 +64,7 @@ class Agent:
         output_processors: The same for what comes back, before memory stores it.
         error_processors: Decide whether a failed model call is made again.
         max_processor_retries: How often processors may have one step answered again.
+        hooks: `Hooks(...)`: functions of yours before each step and around each tool.
 
     `instructions`, `model`, `memory`, `tools` and the lists of processors may be functions of the
     `RequestContext`, plain or async; each is called once per run. An agent keeps nothing of its calls: any
@@ -87,6 +89,7 @@ class Agent:
         output_processors: Dynamic[Processors] = (),
         error_processors: Dynamic[Processors] = (),
         max_processor_retries: int = 3,
+        hooks: Hooks | None = None,
     ) -> None:
         check_agent_options(instructions=instructions, memory=memory, tools=tools)
         self.name = check_id("agent", name)
@@ -102,6 +105,7 @@ class Agent:
         self._tools = tools if callable(tools) else ToolSet.of(tools)
         self._models: dict[str, Model] = {}
         self.max_processor_retries = check_count("max_processor_retries", max_processor_retries)
+        self.hooks = check_hooks(hooks)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
             "output": check_processors(output_processors, "output"),
@@ -167,12 +171,14 @@ class Agent:
             raise ValidationError(
                 "the prompt holds nothing new: it ends with an answer that is stored already"
             )
+        if turn is not None:
+            tools = tools.with_memory(turn.tools())
         plan = Plan(
             run_id=call.run_id,
             agent=self.name,
             model=model,
-            tools=tools if turn is None else tools.with_memory(turn.tools()),
-            prompt=lambda accepted: _prompt(turn, instructions, call, accepted),
+            tools=tools,
+            prompt=lambda accepted: _prompt(turn, instructions, call, accepted, tools, model),
             input=new,
             settings={**self.settings, **call.settings} if call.settings else self.settings,
             max_steps=call.max_steps or self.max_steps,
@@ -183,6 +189,7 @@ class Agent:
             claim=call.may_repeat,
             guards=self._guards(listed, call, model, turn, instructions),
             output=None if output is None else Answering(output, model, own),
+            hooks=call.hooks or self.hooks,
         )
         return await execute(RunState(plan, turn, emit))
 
@@ -276,12 +283,17 @@ class Agent:
 
 
 def _prompt(
-    turn: Turn | None, instructions: str, call: Call, input: Sequence[Message]
+    turn: Turn | None,
+    instructions: str,
+    call: Call,
+    input: Sequence[Message],
+    tools: ToolSet,
+    model: Model,
 ) -> memory_context.Prompt:
     if turn is not None:
-        return turn.prompt(instructions, call.system, call.context)
+        return turn.prompt(instructions, call.system, call.context, tools=tools.text(), model=model.name)
     layers = memory_context.Layers(
-        instructions=instructions, system=call.system, context=call.context, input=input
+        instructions=instructions, system=call.system, context=call.context, input=input, tools=tools.text()
     )
     return memory_context.build_prompt(layers)[0]
 

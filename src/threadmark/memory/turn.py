@@ -29,6 +29,7 @@ from ..stores.base import (
 )
 from .context import Layers, Prompt, build_prompt
 from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .tools import MemoryTool
 
@@ -103,6 +104,7 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        counters: Counters,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -118,6 +120,8 @@ class Turn:
         self._state = state
         self._moved = moved
         self._window: Window | None = None
+        self._counters = counters
+        self._counts = TurnCounts(counters, state.window.counted)
         self._draft: Draft | None = None
         if settings.working_memory is not None:
             from .working.draft import Draft
@@ -161,9 +165,28 @@ class Turn:
         working = self.settings.working_memory
         return working is not None and working.writable and self.writes
 
-    def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
-        """What the model sees: memory's layers, the call's `context` messages and the new input."""
+    async def prepare(self, model: str) -> None:
+        """With `max_context_tokens`: have the model's exact tokenizer ready, if one is installed."""
+        if self.settings.max_context_tokens is not None:
+            await self._counters.load(model)
+
+    def prompt(
+        self,
+        instructions: str = "",
+        system: str = "",
+        context: Sequence[Message] = (),
+        *,
+        tools: str = "",
+        model: str = "",
+    ) -> Prompt:
+        """What the model sees: memory's layers, the call's `context` messages and the new input.
+
+        `model` is its name, by which tokens are counted, and `tools` the text of what it is told of its
+        tools, which is only counted. Both may be left out.
+        """
         memory, version = self._shown_memory(fresh=self._fresh())
+        budget = self.settings.max_context_tokens
+        counting = self._counts.use(model, exact=budget is not None)
         layers = Layers(
             instructions=instructions,
             memory_instructions=self._memory_instructions(),
@@ -175,7 +198,10 @@ class Turn:
             input=self.input,
             window=self._state.window,
             moved=self._moved,
-            max_tokens=self.settings.max_context_tokens,
+            max_tokens=budget,
+            tools=tools,
+            counting=counting,
+            counted=self._counts.known(),
         )
         prompt, window = build_prompt(layers)
         if prompt.report.dropped:
@@ -184,7 +210,12 @@ class Turn:
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         self._window = window
+        self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    def learn(self, usage: Usage) -> None:
+        """Correct later counts by what the provider reported for one call with exactly the last `prompt`."""
+        self._counts.learn(usage)
 
     def take_input(self, messages: Sequence[Message]) -> None:
         """Go on with `messages`, what processors made of the input, instead of `input`."""
@@ -386,7 +417,7 @@ class Turn:
                     state={"input": self._claim} if self._claimed else None,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
-                window=self._window if last else None,
+                window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
             ),
         )
         self._version += 1
@@ -404,6 +435,7 @@ async def open_turn(
     agent: str,
     run_id: str,
     background: Background,
+    counters: Counters,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
@@ -474,6 +506,7 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
+        counters=counters,
     )
 
 
