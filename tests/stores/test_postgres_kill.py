@@ -97,8 +97,12 @@ class Writers:
             rows = db.execute(
                 f"SELECT key >> 32, seq, id, run_id, parts FROM {self.schema}.messages ORDER BY key"
             ).fetchall()
-            runs = dict(db.execute(f"SELECT id, thread_number FROM {self.schema}.runs").fetchall())
-            counts = dict(db.execute(f"SELECT id, thread_count FROM {self.schema}.resources").fetchall())
+            runs: dict[str, int] = dict(
+                db.execute(f"SELECT id, thread_number FROM {self.schema}.runs").fetchall()
+            )
+            counts: dict[str, int] = dict(
+                db.execute(f"SELECT id, thread_count FROM {self.schema}.resources").fetchall()
+            )
         of_thread: dict[int, list[Any]] = defaultdict(list)
         for number, *rest in rows:
             of_thread[number].append(rest)
@@ -167,7 +171,7 @@ async def test_clients_killed_at_any_moment(server: Server, schema: str, tmp_pat
     steady = await writers.start("steady", 4, 12)
     for n in range(6):
         victim = await writers.start(f"victim{n}", 4, 60)
-        await until(lambda name=n: (tmp_path / f"victim{name}.log").exists())
+        await until((tmp_path / f"victim{n}.log").exists)
         await asyncio.sleep(choose.uniform(0, 0.3))
         victim.kill()
     assert await asyncio.wait_for(steady.wait(), 60) == 0
@@ -189,7 +193,11 @@ async def crashes(server: Server, schema: str, folder: Path, times: int) -> None
         await asyncio.sleep(choose.uniform(0, 0.3))
         await asyncio.to_thread(server.start)
         stored = len(writers.told()[0])
-        await until(lambda before=stored: len(writers.told()[0]) > before)
+
+        def recovered(before: int = stored) -> bool:
+            return len(writers.told()[0]) > before
+
+        await until(recovered)
         await asyncio.sleep(choose.uniform(0, 0.5))
     await asyncio.wait_for(running.wait(), 120)
     await writers.finish()
