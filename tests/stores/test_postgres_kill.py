@@ -84,7 +84,7 @@ class Writers:
 
     def slowest(self) -> float:
         lines = [line for path in self.folder.glob("*.log") for line in path.read_text().splitlines()]
-        return max([json.loads(line)[-1] for line in lines])
+        return max([float(json.loads(line)[-1]) for line in lines])
 
     def check(self) -> int:
         """Every acknowledged turn is there; every turn that is there is whole, in one piece, in order."""

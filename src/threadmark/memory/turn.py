@@ -18,6 +18,7 @@ from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_metadata, check_text
 from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
 from ..stores.base import (
+    CONTEXT_PART,
     MessageQuery,
     RunWrite,
     Store,
@@ -28,7 +29,7 @@ from ..stores.base import (
     Window,
 )
 from .context import Layers, Prompt, build_prompt
-from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .tools import MemoryTool
