@@ -9,7 +9,7 @@ from threadmark.testing.conformance import Behaviour, behaviours
 
 pytestmark = pytest.mark.anyio
 
-OFFERED = frozenset({"reopen", "processes", "recall"})
+OFFERED = frozenset({"reopen", "processes", "observations", "recall"})
 
 
 async def test_what_is_offered(postgres: str) -> None:

@@ -27,6 +27,9 @@ MEMORY_CHANGED = "TM005"
 RECALL_CHANGED = "TM007"
 """Recall is on and no terms were given, or it is off and some were. The message is "true" or "false"."""
 
+OBSERVED = "TM008"
+"""A message that was observed gets another content. What was noted about it has to go first."""
+
 NEEDS_MERGE = "TM006"
 """The thread exists, and the metadata given has to be merged with its own."""
 
@@ -46,7 +49,7 @@ WRITE_TURN = """
 CREATE OR REPLACE FUNCTION {s}.write_turn(
   p_owner text, p_thread text, p_now timestamptz, p_create boolean, p_title text,
   p_metadata text, p_scalars jsonb, p_merged boolean,
-  p_messages json, p_recall boolean, p_run json, p_memory json, p_window json
+  p_messages json, p_recall boolean, p_forgotten boolean, p_run json, p_memory json, p_window json
 ) RETURNS TABLE (thread {s}.threads, created boolean, seqs bigint[], times timestamptz[])
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -122,6 +125,14 @@ BEGIN
       v_times := v_times || v_message.created_at;
       v_key := v_thread.number * 4294967296 + v_seq;
     ELSE
+      IF NOT p_forgotten AND EXISTS (
+        SELECT 1 FROM {s}.messages AS m JOIN {s}.observation_logs AS l ON l.thread_number = v_thread.number
+          WHERE m.resource_id = p_owner AND m.id = v_message.id AND m.thread_id = p_thread
+            AND l.observed_seq >= m.seq AND (m.role, m.speaker_id, m.parts)
+              IS DISTINCT FROM (v_message.role, v_message.speaker_id, v_message.parts)
+      ) THEN
+        RAISE EXCEPTION USING ERRCODE = 'TM008', MESSAGE = v_message.id;
+      END IF;
       UPDATE {s}.messages SET role = v_message.role, speaker_id = v_message.speaker_id,
           speaker_name = v_message.speaker_name, speaker_role = v_message.speaker_role,
           parts = v_message.parts, metadata = v_message.metadata, scalars = v_message.scalars,

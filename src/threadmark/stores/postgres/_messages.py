@@ -10,7 +10,7 @@ from ..._codec import parts_to_json, to_json
 from ..._ids import check_filter, check_id, check_metadata, utc
 from ..._types import Message, MessagePage
 from ..base import MessageChange, MessageQuery
-from . import _recall, _threads
+from . import _observations, _recall, _threads
 from ._names import Names
 from ._rows import MESSAGE_COLUMNS, message_from_row, metadata_clause, scalars_json
 from ._session import Row, Session, Statement
@@ -174,6 +174,7 @@ def update(
         return []
     # The messages were read after the thread was locked: each statement sees what was committed before it.
     found = {message.id: message for message in map(message_from_row, rows)}
+    before = dict(found)
     keys = {row[3]: row[0] for row in rows}
     statements: list[Statement] = []
     changed: list[str] = []
@@ -205,6 +206,10 @@ def update(
         changed.append(change.id)
     if not changed:
         return []
+    if rows:
+        seqs = {row[3]: row[2] for row in rows}
+        other = [id_ for id_ in dict.fromkeys(changed) if found[id_].parts != before[id_].parts]
+        _observations.forget(db, names, threads[0][0], [seqs[id_] for id_ in other], gone=False)
     db.together(statements)
     _recall.wrote(db, names, owner, reworded, now)
     statements = [_touch(names, owner, thread_id, now, 0), by_ids(names, owner, changed, thread_id)]
@@ -219,14 +224,19 @@ def delete(
         [
             _threads.find(names, owner, thread_id, _threads.LOCKED),
             (
-                f"DELETE FROM {names.messages} WHERE resource_id = %s AND id = ANY(%s) AND thread_id = %s "
-                "RETURNING id, key",
+                f"SELECT id, key, seq FROM {names.messages} WHERE resource_id = %s AND id = ANY(%s) "
+                "AND thread_id = %s",
                 (owner, wanted, thread_id),
             ),
         ]
     )
     gone = {row[0]: row[1] for row in rows}
     if threads and gone:
+        _observations.forget(db, names, threads[0][0], [row[2] for row in rows], gone=True)
+        db.change(
+            f"DELETE FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s)",
+            (owner, list(gone.values())),
+        )
         _recall.removed(db, names, owner, list(gone.values()))
         db.together([_touch(names, owner, thread_id, now, len(gone))], last=True)
     return [id_ for id_ in wanted if id_ in gone]

@@ -13,6 +13,7 @@ import psycopg
 
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import LOCK_OWNER, WRITE_TURN
+from ._observation_schema import m003_observations
 from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall
 
 Migration: TypeAlias = Callable[[psycopg.Connection[Any], str], None]
@@ -120,7 +121,7 @@ def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
         db.execute(statement.format(s=schema))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_core, m002_recall)
+MIGRATIONS: tuple[Migration, ...] = (m001_core, m002_recall, m003_observations)
 
 # They belong to the newest step, and are made anew with it.
 FUNCTIONS = (LOCK_OWNER, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)

@@ -72,10 +72,14 @@ class Session:
 
     def change(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement; the number of rows that it changed."""
+        return self.run(sql, params)[1]
+
+    def run(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
+        """Run one statement; its rows, and how many it changed or gave."""
         self._ensure_begun()
         cursor = self.connection.cursor(row_factory=tuple_row)
         cursor.execute(sql, params)
-        return cursor.rowcount
+        return cursor.fetchall() if cursor.description else [], cursor.rowcount
 
     def attempt(self, sql: str) -> bool:
         """Run a statement that may fail without undoing what was done before; whether it went well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
@@ -39,17 +40,18 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _runs, _threads, _turns, _working
+from . import _erase, _messages, _migrations, _observations, _runs, _threads, _turns, _working
 from ._engine import Engine
-from ._functions import NEEDS_MERGE, RECALL_CHANGED
+from ._functions import NEEDS_MERGE, OBSERVED, RECALL_CHANGED
 from ._names import Names
+from ._observation_store import PostgresObservations
 from ._recall_store import PostgresRecall
 from ._rows import message_from_row, run_from_row, thread_from_row
-from ._session import Row
+from ._session import Row, Session
 from ._settings import Settings, name_of
 
 
-class PostgresStore(PostgresRecall, Store):
+class PostgresStore(PostgresRecall, PostgresObservations, Store):
     """Everything in one schema of a PostgreSQL database (14 or later).
 
     Args:
@@ -66,7 +68,7 @@ class PostgresStore(PostgresRecall, Store):
             it every operation is a savepoint, and durable when that transaction is committed.
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"reopen", "processes", "recall"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"reopen", "processes", "observations", "recall"})
 
     def __init__(
         self,
@@ -222,22 +224,31 @@ class PostgresStore(PostgresRecall, Store):
 
     async def read_turn(self, owner: str, query: TurnQuery) -> TurnState:
         check_id("resource", owner)
-        if query.observations is not None:
-            raise ConfigurationError("PostgresStore keeps no log of observations; use a store that does")
-        return await self._engine.read(*_turns.read(self._names, owner, query), owner)
+        statements, make = _turns.read(self._names, owner, query)
+        wanted = query.observations
+        if wanted is None:
+            return await self._engine.read(statements, make, owner)
+
+        def job(db: Session) -> TurnState:
+            state = make(*db.together(statements))
+            return replace(state, observations=_observations.read(db, self._names, owner, wanted))
+
+        return await self._engine.view(job, owner)
 
     async def write_turn(self, owner: str, write: TurnWrite) -> TurnReceipt:
         turn = _turns.Write(self._names, owner, write)
         turn.recall = self._recalls
-        merging = False
+        careful = False
         while True:
             try:
-                if merging:
-                    return await self._engine.transact(turn.merging, owner)
+                if careful:
+                    return await self._engine.transact(turn.careful, owner)
                 return await self._engine.call(turn.statement(), turn.receipt, owner)
             except psycopg.Error as error:
                 if error.sqlstate == NEEDS_MERGE:
-                    merging = True
+                    careful = True
+                elif error.sqlstate == OBSERVED:
+                    careful = turn.observed = True
                 elif error.sqlstate == RECALL_CHANGED:
                     turn.recall = self._recalls = error.diag.message_primary == "true"
                 else:

@@ -11,7 +11,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text, utc
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
-from . import _recall
+from . import _observations, _recall
 from ._names import Names
 from ._rows import (
     SEQ_BITS,
@@ -201,6 +201,7 @@ def delete(db: Session, names: Names, owner: str, threads: Sequence[Row]) -> dic
             f"DELETE FROM {names.schema}.{table} WHERE resource_id = %s AND thread_number = ANY(%s)",
             (owner, numbers),
         )
+    removed["observations"] = _observations.delete_threads(db, names, numbers)
     removed["threads"] = db.change(
         f"DELETE FROM {names.threads} WHERE resource_id = %s AND number = ANY(%s)", (owner, numbers)
     )
@@ -300,6 +301,8 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
     )[:3]
     keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
     _recall.cloned(db, names, owner, to, keys, now)
+    places = {key & (1 << SEQ_BITS) - 1: copy & (1 << SEQ_BITS) - 1 for key, copy in keys.items()}
+    _observations.copy_thread(db, names, source_row[0], to, request.id, row[0], places)
     return ThreadClone(thread=thread_from_row(rows[0]), id_map=dict(zip(copied, fresh, strict=True)))
 
 
@@ -417,5 +420,6 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
         ]
     )[0]
     _recall.transferred(db, names, owner, new_owner, *span(number))
+    _observations.transfer(db, names, owner, number, new_owner)
     db.together([*count(names, new_owner, 1), *count(names, owner, -1)])
     return thread_from_row(moved[0])

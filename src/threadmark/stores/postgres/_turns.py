@@ -13,7 +13,7 @@ from ..._errors import ConflictError, NotFoundError, ThreadmarkError
 from ..._ids import check_id, check_metadata, check_text, utc
 from ..._types import Message
 from ..base import TurnQuery, TurnReceipt, TurnState, TurnWrite, Window, WorkingMemoryWrite
-from . import _functions, _messages, _recall, _runs, _threads, _working
+from . import _functions, _messages, _observations, _recall, _runs, _threads, _working
 from ._names import Names
 from ._rows import (
     THREAD_COLUMNS,
@@ -85,6 +85,8 @@ class Write:
         self._terms: list[dict[str, int]] | None = None
         self.recall = False
         """Whether the messages' terms are sent along."""
+        self.observed = False
+        """Whether what was noted about messages that change has to go, in `careful`."""
         self._rows = [message_to_json(message, self._now, self._run_id) for message in self._batch]
         self._run = None if turn.run is None else _runs.to_json_text(turn.run)
         self._memory = None if turn.working_memory is None else memory_to_json(turn.working_memory)
@@ -116,7 +118,7 @@ class Write:
             metadata, filtered = None, None
         return (
             f"SELECT {_OF_THREAD}, w.created, w.seqs, w.times FROM {self._names.write_turn}("
-            "%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s::json, %s, %s::json, %s::json, %s::json) AS w",
+            "%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s::json, %s, %s, %s::json, %s::json, %s::json) AS w",
             (
                 self._owner,
                 self._thread_id,
@@ -128,6 +130,7 @@ class Write:
                 merged is not None,
                 json.dumps(self._with_terms(), ensure_ascii=False, separators=(",", ":")),
                 self.recall,
+                self.observed,
                 self._run,
                 self._memory,
                 self._window,
@@ -141,8 +144,8 @@ class Write:
             self._terms = [_recall.terms_of(message) for message in self._batch]
         return [{**row, "terms": terms} for row, terms in zip(self._rows, self._terms, strict=True)]
 
-    def merging(self, db: Session) -> TurnReceipt:
-        """Write in a transaction that locks the thread, merges the metadata, and writes."""
+    def careful(self, db: Session) -> TurnReceipt:
+        """Write in a transaction that locks the thread first, and merges the metadata."""
         statements = [_threads.find(self._names, self._owner, self._thread_id, _threads.LOCKED)]
         memory = self._turn.working_memory
         if memory is not None and memory.thread_id is None:
@@ -150,11 +153,31 @@ class Write:
         rows = db.together(statements)[-1]
         if not rows:
             return self.receipt(db.together([self.statement()], last=True)[0])
+        if self.observed:
+            self._forget(db, rows[0][0])
         old = from_json(rows[0][5])
         merged = {**old, **self._metadata}
         text = to_json(merged)
         changed = None if text == rows[0][5] else (text, scalars_json(merged))
         return self.receipt(db.together([self.statement(changed, alone=False)], last=True)[0])
+
+    def _forget(self, db: Session, number: int) -> None:
+        """Remove what was noted about messages whose content changes."""
+        stored = {
+            id_: (seq, content)
+            for id_, seq, *content in db.rows(
+                f"SELECT id, seq, role, speaker_id, parts FROM {self._names.messages} "
+                "WHERE resource_id = %s AND id = ANY(%s) AND thread_id = %s",
+                (self._owner, [row["id"] for row in self._rows], self._thread_id),
+            )
+        }
+        changed = {
+            stored[row["id"]][0]
+            for row in self._rows
+            if row["id"] in stored
+            and stored[row["id"]][1] != [row["role"], row.get("speaker_id"), row["parts"]]
+        }
+        _observations.forget(db, self._names, number, sorted(changed), gone=False)
 
     def receipt(self, rows: list[Row]) -> TurnReceipt:
         row = rows[0]

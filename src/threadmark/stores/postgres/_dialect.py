@@ -1,0 +1,114 @@
+"""SQLite's statements on observations, run on PostgreSQL.
+
+What observations are, and how they follow from one another, is one implementation: the functions of
+`threadmark.stores.sqlite._observation…` are given a connection that speaks PostgreSQL. Their SQL is plain but
+for the few things below, which are translated once for each statement. The kit runs all of it on both.
+
+A thread's row is locked where a writing function looks for it, which is the first thing each of them does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from ..._codec import time_to_text
+from ._names import Names
+from ._session import Row, Session
+
+_MARK = re.compile(r"IN \(SELECT value FROM json_each\(\?\)\)|LIMIT \?|\?")
+_TABLE = re.compile(
+    r"\b(FROM|JOIN|INTO|UPDATE) "
+    r"(observations|observation_(?:sources|children|logs|gaps|jobs)|threads|messages|resources)\b"
+)
+_PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    [
+        (re.compile(pattern), text)
+        for pattern, text in (
+            (r" INDEXED BY \w+", ""),
+            (r"\binstr\(", "strpos("),
+            (r"\bmax\(observed_seq, ", "greatest(observed_seq, "),
+            (r"SELECT last_insert_rowid\(\)", "SELECT lastval()"),
+            # A comparison is no number here.
+            (r"SET hidden = \((.*)\) WHERE thread_number", r"SET hidden = (\1)::integer WHERE thread_number"),
+            (
+                r"INSERT OR REPLACE INTO observation_gaps (.*)",
+                r"INSERT INTO observation_gaps \1 ON CONFLICT (thread_number, seq) "
+                r"DO UPDATE SET attempts = excluded.attempts",
+            ),
+            (
+                r"ON CONFLICT DO UPDATE SET attempts = attempts \+ 1",
+                "ON CONFLICT (thread_number, seq) DO UPDATE SET attempts = observation_gaps.attempts + 1",
+            ),
+            (r"INSERT OR IGNORE INTO (.*)", r"INSERT INTO \1 ON CONFLICT DO NOTHING"),
+        )
+    ]
+)
+
+
+@lru_cache(maxsize=512)
+def _translate(sql: str, schema: str) -> tuple[str, tuple[Callable[[Any], Any], ...]]:
+    """The statement, and what makes each of its parameters."""
+    makers: list[Callable[[Any], Any]] = []
+
+    def place(found: re.Match[str]) -> str:
+        if found[0] == "?":
+            makers.append(_same)
+            return "%s"
+        if found[0] == "LIMIT ?":
+            makers.append(_limit)
+            return "LIMIT %s"
+        makers.append(json.loads)
+        return "= ANY(%s)"
+
+    for pattern, text in _PLAIN:
+        sql = pattern.sub(text, sql)
+    sql = _TABLE.sub(rf"\1 {schema}.\2", sql.replace("%", "%%"))
+    return _MARK.sub(place, sql), tuple(makers)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _limit(value: int) -> int | None:
+    """SQLite's -1 is no limit."""
+    return None if value < 0 else value
+
+
+class Dialect:
+    """A session as a connection to SQLite. With `locking` the threads that are looked for are locked."""
+
+    def __init__(self, db: Session, names: Names, *, locking: bool) -> None:
+        self._db = db
+        self._schema = names.schema
+        self._locking = locking
+        self._changed = 0
+
+    def execute(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
+        """Run one statement and return all its rows, times as text."""
+        text, makers = _translate(sql, self._schema)
+        if self._locking and text.startswith("SELECT number, resource_id, id,"):
+            text += " FOR NO KEY UPDATE"
+        values = [make(value) for make, value in zip(makers, params, strict=True)]
+        rows, self._changed = self._db.run(text, values)
+        return [tuple([_as_text(value) for value in row]) for row in rows]
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each of `rows`, in one round trip."""
+        given = [tuple(row) for row in rows]
+        if given:
+            text, _ = _translate(sql, self._schema)
+            self._db.together([(text, row) for row in given])
+
+    def changes(self) -> int:
+        """Rows changed by the last statement."""
+        return self._changed
+
+
+def _as_text(value: Any) -> Any:
+    return time_to_text(value) if isinstance(value, datetime) else value
