@@ -40,7 +40,7 @@ async def main(url: str, schema: str, told: str, name: str, tasks: int, seconds:
             try:
                 receipt = await store.write_turn(owner, write)
             except StoreError as error:
-                record = ["failed", owner, thread, turn, str(error)[-120:], time.monotonic() - start]
+                record = ["failed", owner, thread, turn, str(error), time.monotonic() - start]
                 await asyncio.sleep(0.05)
             else:
                 record = ["stored", owner, thread, turn, receipt.messages[0].seq, time.monotonic() - start]

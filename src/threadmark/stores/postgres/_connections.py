@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from ..._errors import ConfigurationError, StoreError
-from ._failures import startup_error
+from ._failures import is_starting, startup_error
 from ._settings import Settings
 from ._watch import Watchdog
 from ._workers import Workers
@@ -75,10 +76,14 @@ class Connections:
 
     def connect(self) -> psycopg.Connection[Any]:
         """A new connection, or the reason why there is none."""
-        try:
-            return psycopg.connect(self._settings.conninfo, **self._arguments())
-        except (psycopg.Error, UnicodeError) as error:
-            raise startup_error(error, self._where) from error
+        end = time.monotonic() + self._settings.connect_timeout
+        while True:
+            try:
+                return psycopg.connect(self._settings.conninfo, **self._arguments())
+            except (psycopg.Error, UnicodeError) as error:
+                if not is_starting(error) or time.monotonic() > end:
+                    raise startup_error(error, self._where) from error
+            time.sleep(0.1)
 
     def session_settings(self) -> dict[str, str]:
         """What holds in a session of ours."""

@@ -90,6 +90,12 @@ def startup_error(error: Any, where: str) -> ThreadmarkError:
     return _caused(made, error)
 
 
+def is_starting(error: BaseException) -> bool:
+    """Whether a server that refused a connection is starting, stopping or recovering just now."""
+    told = str(error)
+    return "the database system is" in told or "not yet accepting connections" in told
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the error means that the connection is no more."""
     if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
