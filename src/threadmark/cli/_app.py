@@ -142,3 +142,33 @@ def context(
             db=db,
             as_json=as_json,
         )
+
+
+@app.command(short_help="Copy a database into another.")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What to copy: a file or a storage URL.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Where to: a file or a storage URL.")],
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Put the source's threads in place of what the target has of the same ids."
+        ),
+    ] = False,
+) -> None:
+    """Copy everything into another database, and read it back. What is there already is left alone."""
+    from ._copy import run
+
+    with reported():
+        run(source=source, target=target, replace=replace)
+
+
+@app.command(short_help="Find what is wrong in a database, and repair it.")
+def check(
+    db: Database = _database.DEFAULT,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what can be.")] = False,
+) -> None:
+    """Look for orphans, broken sequences, wrong counts and missing index entries. Exit code 1 if any stay."""
+    from ._check import run
+
+    with reported():
+        run(db=db, repair=repair)

@@ -8,6 +8,8 @@ from urllib.parse import quote, unquote
 
 from .._errors import ConfigurationError, NotFoundError
 from ..memory import Memory
+from ..stores._url import open_store
+from ..stores.base import Store
 
 DEFAULT = "threadmark.db"
 
@@ -28,6 +30,15 @@ def open_memory(db: str, *, must_exist: bool = False, working_memory: bool = Fal
     memory = Memory(url, working_memory=working_memory)
     memory.open_sync()
     return memory
+
+
+def find_store(db: str, *, must_exist: bool = True) -> Store:
+    """The store of a path or URL. With `must_exist` a missing file raises `NotFoundError`."""
+    url = storage_url(db)
+    scheme, _, path = url.partition(":///")
+    if must_exist and scheme == "sqlite" and not Path(unquote(path.partition("?")[0])).exists():
+        raise NotFoundError(f"there is no database {db!r}")
+    return open_store(url)
 
 
 def all_users(memory: Memory) -> list[str]:

@@ -16,15 +16,18 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from ..._codec import time_to_text
+from ..._codec import from_json, time_to_text
 from ._names import Names
+from ._rows import scalars_json
 from ._session import Row, Session
 
 _MARK = re.compile(r"IN \(SELECT value FROM json_each\(\?\)\)|LIMIT \?|\?")
 _TABLE = re.compile(
     r"\b(FROM|JOIN|INTO|UPDATE) "
-    r"(observations|observation_(?:sources|children|logs|gaps|jobs)|threads|messages|resources)\b"
+    r"(observations|observation_(?:sources|children|logs|gaps|jobs)|threads|messages|resources|runs|"
+    r"working_memory|recall_(?:docs|outbox|state))\b"
 )
+_FILTERED = re.compile(r"INSERT INTO (threads|messages) \((.*?)\) VALUES")
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     [
         (re.compile(pattern), text)
@@ -101,9 +104,20 @@ class Dialect:
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of `rows`, in one round trip."""
         given = [tuple(row) for row in rows]
+        columns = _FILTERED.match(sql)
+        if columns and given:
+            # What can be filtered by is a column of its own here.
+            place = columns[2].split(", ").index("metadata")
+            sql = f"INSERT INTO {columns[1]} ({columns[2]}, scalars) VALUES ({'?, ' * len(given[0])}?)"
+            given = [(*row, scalars_json(from_json(row[place])) if row[place] else None) for row in given]
         if given:
             text, _ = _translate(sql, self._schema)
             self._db.together([(text, row) for row in given])
+
+    @property
+    def session(self) -> Session:
+        """The session that is spoken to."""
+        return self._db
 
     def changes(self) -> int:
         """Rows changed by the last statement."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -40,7 +40,7 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _observations, _runs, _threads, _turns, _working
+from . import _erase, _messages, _migrations, _observations, _recall, _runs, _threads, _turns, _working
 from ._engine import Engine
 from ._functions import NEEDS_MERGE, OBSERVED, RECALL_CHANGED
 from ._names import Names
@@ -49,6 +49,8 @@ from ._recall_store import PostgresRecall
 from ._rows import message_from_row, run_from_row, thread_from_row
 from ._session import Row, Session
 from ._settings import Settings, name_of
+
+T = TypeVar("T")
 
 
 class PostgresStore(PostgresRecall, PostgresObservations, Store):
@@ -339,6 +341,34 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
             (check_id("thread", thread_id),),
         )
         return await self._engine.read([statement], _as_ids)
+
+    # -- maintenance -----------------------------------------------------------------------------------
+
+    async def read_tables(self, job: Callable[[Any], T]) -> T:
+        """For `stores.maintenance`: see there."""
+        return await self._engine.view(lambda db: job(_observations.spoken(db, self._names)))
+
+    async def write_tables(self, job: Callable[[Any], T], *, owner: str | None = None) -> T:
+        """For `stores.maintenance`: see there."""
+
+        def work(db: Session) -> T:
+            if owner is not None:
+                db.rows(*_threads.lock_owner(self._names, owner))
+            return job(_observations.spoken(db, self._names))
+
+        return await self._engine.transact(work, *([] if owner is None else [owner]), patient=True)
+
+    def indexes(self, db: Any, owner: str, messages: dict[int, Message]) -> None:
+        """For `stores.maintenance`: see there."""
+        newest = max(
+            [message.created_at for message in messages.values() if message.created_at], default=None
+        )
+        _recall.wrote(db.session, self._names, owner, messages, newest or datetime.now(UTC))
+
+    def unindexes(self, db: Any, keys: dict[int, list[int]]) -> None:
+        """For `stores.maintenance`: see there."""
+        for number, gone in keys.items():
+            db.session.rows(f"SELECT {self._names.schema}.recall_unindex(%s, %s)", (number, gone))
 
 
 def _as_threads(rows: list[Row]) -> list[Thread]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from ..._errors import ConfigurationError, StoreError
 from ..._ids import check_count, check_id, check_paging, check_text
@@ -38,13 +38,15 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _runs, _threads, _turns, _working
+from . import _erase, _messages, _migrations, _recall, _recall_index, _runs, _threads, _turns, _working
 from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._observation_operations import ObservationOperations
 from ._recall_store import SQLiteRecall
 from ._recall_vectors import CodeCache
 from ._rows import thread_from_row
+
+T = TypeVar("T")
 
 SHORT = 100_000
 """Characters up to which a turn is written on the caller's thread, counted over all that it holds."""
@@ -326,6 +328,34 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
         except StoreError:
             # The rows are gone; only their bytes may still be in the file, and the receipt says so.
             return receipt
+
+    # -- maintenance -----------------------------------------------------------------------------------
+
+    async def read_tables(self, job: Callable[[Connection], T]) -> T:
+        """For `stores.maintenance`: see there."""
+        return await self._engine.read(job)
+
+    async def write_tables(self, job: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        """For `stores.maintenance`: see there."""
+
+        def work(db: Connection) -> T:
+            if owner is not None:
+                db.execute("INSERT OR IGNORE INTO resources (id) VALUES (?)", (owner,))
+            return job(db)
+
+        return await self._engine.write(work)
+
+    def indexes(self, db: Connection, owner: str, messages: dict[int, Message]) -> None:
+        """For `stores.maintenance`: see there."""
+        newest = max(
+            [message.created_at for message in messages.values() if message.created_at], default=None
+        )
+        _recall.wrote(db, owner, messages.items(), newest or datetime.now(UTC))
+
+    def unindexes(self, db: Connection, keys: dict[int, list[int]]) -> None:
+        """For `stores.maintenance`: see there."""
+        for number, gone in keys.items():
+            _recall_index.remove_messages(db, number, gone)
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)

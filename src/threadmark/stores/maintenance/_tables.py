@@ -1,0 +1,46 @@
+"""What maintenance needs of a store: its tables, which have the same names and columns in all SQL stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+from ..._errors import ConfigurationError
+from ..._types import Message
+from ..base import Store
+
+T = TypeVar("T")
+Row: TypeAlias = tuple[Any, ...]
+
+
+class Tables(Protocol):
+    """One open transaction. Times are text, as in SQLite; lists are JSON text, for `json_each(?)`."""
+
+    def execute(self, sql: str, params: Sequence[object] = ()) -> list[Row]: ...
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None: ...
+
+    def changes(self) -> int: ...
+
+
+class TableStore(Protocol):
+    """A store whose tables can be reached."""
+
+    async def read_tables(self, job: Callable[[Tables], T]) -> T:
+        """The value of `job` on one state of the database."""
+
+    async def write_tables(self, job: Callable[[Tables], T], *, owner: str | None = None) -> T:
+        """The value of `job`, in a transaction that is committed; `owner` is the one whose rows it adds."""
+
+    def unindexes(self, db: Tables, keys: dict[int, list[int]]) -> None:
+        """Take messages out of the recall index; by the number of the owner in the index, their keys."""
+
+    def indexes(self, db: Tables, owner: str, messages: dict[int, Message]) -> None:
+        """Bring the recall index up to date with messages, by key, that were written to the tables."""
+
+
+def of_store(store: Store) -> TableStore:
+    """The store, if its tables can be reached. Raises `ConfigurationError`."""
+    if not hasattr(store, "write_tables"):
+        raise ConfigurationError(f"{type(store).__name__} has no tables that could be copied or checked")
+    return cast("TableStore", store)

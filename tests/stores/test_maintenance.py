@@ -1,0 +1,218 @@
+"""Copying between SQLite and PostgreSQL, both ways, and finding and repairing what is wrong in either."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres_harness import drop
+
+from threadmark import ConflictError, Store
+from threadmark.stores.maintenance import CopyProgress, CopyReport, check_store, copy_store
+from threadmark.stores.maintenance._copy import _find
+from threadmark.stores.postgres import PostgresStore
+from threadmark.stores.sqlite import SQLiteStore
+from threadmark.testing._faults import FaultyStore
+from threadmark.testing.conformance import Builders, dump
+from threadmark.testing.conformance._observing import observe
+from threadmark.testing.conformance._recall import ask
+
+pytestmark = pytest.mark.anyio
+
+KINDS = ("sqlite", "postgres")
+
+
+@pytest.fixture
+async def stores(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """Makes stores by kind and name."""
+    made: list[Store] = []
+    schemas: list[str] = []
+
+    def make(kind: str, name: str) -> Store:
+        if kind == "sqlite":
+            store: Store = SQLiteStore(str(tmp_path / f"{name}.db"))
+        else:
+            schemas.append(f"m{abs(hash((tmp_path, name))):x}")
+            store = PostgresStore(request.getfixturevalue("postgres"), schema=schemas[-1])
+        made.append(store)
+        return store
+
+    yield make
+    for store in made:
+        await store.aclose()
+    if schemas:
+        drop(request.getfixturevalue("postgres"), *schemas)
+
+
+async def furnish(store: Store) -> None:
+    """Two owners with threads of every kind: deleted messages, clones, transfers, runs, memory, observations."""
+    build = Builders()
+    await store.enable_recall(build.clock())
+    for owner in ("ann", "bob"):
+        for thread in ("t1", "t2", "t3"):
+            texts = [
+                build.message(f"{owner} {thread} {n} größe \x00 \ud800", metadata={"n": n, "x": 1e16})
+                for n in range(6)
+            ]
+            turn = build.turn(
+                thread, texts, title=thread, metadata={"kind": "work", "f": -0.0}, run=build.run(f"r{thread}")
+            )
+            await store.write_turn(owner, turn)
+        await store.delete_messages(owner, "t1", [texts[0].id, "unknown"], build.clock())
+        await store.delete_messages(owner, "t3", [texts[2].id], build.clock())
+        await store.clone_thread(owner, "t1", build.clone("copy"))
+        for version in range(3):
+            write = build.remember(f"{owner} {version}", if_version=version)
+            await store.write_working_memory(owner, write, build.clock())
+            write = build.remember(f"{owner} {version}", if_version=version, thread_id="t2")
+            await store.write_working_memory(owner, write, build.clock())
+    await store.clone_thread("ann", "t3", build.clone("given", owner="bob"))
+    await store.clone_thread("bob", "t2", build.clone("child"))
+    await store.delete_thread("bob", "t2")
+
+
+async def finish(copying: Any) -> CopyReport:
+    steps = [step async for step in copying]
+    assert all(isinstance(step, CopyProgress) for step in steps[:-1])
+    assert isinstance(steps[-1], CopyReport)
+    return steps[-1]
+
+
+@pytest.mark.parametrize("to", KINDS)
+@pytest.mark.parametrize("source", KINDS)
+async def test_everything_is_copied(stores: Any, source: str, to: str) -> None:
+    """The target holds what the source holds, and a second copy finds nothing to do."""
+    one, two = stores(source, "one"), stores(to, "two")
+    await furnish(one)
+    await two.enable_recall(Builders().clock())
+    report = await finish(copy_store(one, two))
+    assert (report.owners, report.threads, report.copied) == (2, 10, 10)
+    for owner in ("ann", "bob"):
+        assert await dump(two, owner) == await dump(one, owner)
+        for thread in ("copy", "given", "child"):
+            lines = [[t.id for t in await s.clone_history(owner, thread)] for s in (one, two)]
+            assert lines[0] == lines[1]
+    assert await two.list_owners() == await one.list_owners()
+    assert await ask(two, "ann", "größe t3", limit=5) == await ask(one, "ann", "größe t3", limit=5)
+    assert (await two.recall_state()).complete
+    again = await finish(copy_store(one, two))
+    assert (again.copied, again.checksum) == (0, report.checksum)
+    assert await check_store(two) == []
+    back = stores(source, "back")
+    assert (await finish(copy_store(two, back))).checksum == report.checksum
+    build = Builders()
+    receipt = await two.write_turn("ann", build.turn("t3", [build.message("next", id="next")]))
+    assert receipt.messages[0].seq == 7
+
+
+@pytest.mark.parametrize("to", KINDS)
+async def test_observations_are_copied(stores: Any, to: str) -> None:
+    """With their sources, summaries, logs and jobs."""
+    from threadmark.testing.conformance import Harness
+
+    one = stores("sqlite", "one")
+    other = "postgres" if to == "sqlite" else "sqlite"
+    source = one if other == "sqlite" else stores(other, "one-there")
+    two = stores(to, "two")
+    async with Harness(lambda place: source) as harness:
+        await source.write_turn("ann", harness.turn("t1", harness.messages(6)))
+        await observe(harness, source, 1, 4)
+        report = await finish(copy_store(source, two))
+        assert report.copied == 1
+        from threadmark.stores.base import LogQuery, ObservationQuery
+
+        query = LogQuery(thread_id="t1", now=harness.clock())
+        assert await two.read_observations("ann", query) == await source.read_observations("ann", query)
+        rows = ObservationQuery(view="all", per_page=None)
+        assert await two.list_observations("ann", rows) == await source.list_observations("ann", rows)
+        assert await two.list_observation_jobs("ann", "t1") == await source.list_observation_jobs("ann", "t1")
+
+
+async def test_a_copy_that_broke_off_goes_on(stores: Any) -> None:
+    """What was copied stays, the rest comes, nothing comes twice."""
+    one, two = stores("sqlite", "one"), stores("postgres", "two")
+    await furnish(one)
+    copying = copy_store(one, two)
+    original, calls = two.write_tables, 0
+
+    async def breaking(job: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise OSError("the line is dead")
+        return await original(job, **options)
+
+    two.write_tables = breaking
+    with pytest.raises(OSError, match="dead"):
+        await finish(copying)
+    two.write_tables = original
+    report = await finish(copy_store(one, two))
+    assert (report.threads, report.copied) == (10, 6)
+    for owner in ("ann", "bob"):
+        assert await dump(two, owner) == await dump(one, owner)
+
+
+@pytest.mark.parametrize("to", KINDS)
+async def test_what_the_target_has_is_not_overwritten(stores: Any, to: str) -> None:
+    """Another thread of the same id is an error, unless it may be replaced."""
+    one, two = stores("sqlite", "one"), stores(to, "two")
+    build = Builders()
+    await one.write_turn("ann", build.turn("t1", ["mine"]))
+    await two.write_turn("ann", build.turn("t1", ["theirs"]))
+    before = await dump(two, "ann")
+    with pytest.raises(ConflictError, match="another content"):
+        await finish(copy_store(one, two))
+    assert await dump(two, "ann") == before
+    await finish(copy_store(one, two, replace=True))
+    assert await dump(two, "ann") == await dump(one, "ann")
+
+
+DAMAGE = {
+    "messages of threads that are gone": "UPDATE messages SET key = key + 4294967296000",
+    "runs of threads that are gone": "UPDATE runs SET thread_number = 99999",
+    "threads with a wrong number of messages": "UPDATE threads SET message_count = 77",
+    "threads whose last place in the sequence is below a message's": "UPDATE threads SET last_seq = 1",
+    "owners that are not listed": "DELETE FROM resources",
+    "owners with a wrong number of threads": "UPDATE resources SET thread_count = 5",
+    "messages whose place in the sequence is not that of their key": "UPDATE messages SET seq = seq + 1",
+    "messages that the recall index lacks": "DELETE FROM recall_docs",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_damage_is_found_and_repaired(stores: Any, kind: str, damage: str) -> None:
+    """Each kind is told, repaired when asked, and then not found any more."""
+    store = stores(kind, "one")
+    build = Builders()
+    await store.enable_recall(build.clock())
+    await store.write_turn("ann", build.turn("t1", ["apple", "river", "copper"], run=build.run("r1")))
+    assert await check_store(store) == []
+    await store.write_tables(lambda db: db.execute(DAMAGE[damage]))
+    found = await check_store(store)
+    assert damage in [problem.what for problem in found]
+    assert not [problem for problem in found if problem.repaired]
+    repaired = await check_store(store, repair=True)
+    assert damage in [problem.what for problem in repaired if problem.repaired]
+    assert await check_store(store, repair=True) == [] or await check_store(store) == []
+
+
+async def test_a_wrapped_store_is_no_table_store(stores: Any) -> None:
+    """A store without tables says so."""
+    from threadmark import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match="no tables"):
+        await check_store(FaultyStore(stores("sqlite", "one")))
+
+
+def test_find_is_none_for_nothing() -> None:
+    """A thread that is not there is nothing to compare with."""
+
+    class Empty:
+        def execute(self, sql: str, params: object = ()) -> list[Any]:
+            return []
+
+    nothing: Any = Empty()
+    assert _find(nothing, "ann", "t1") is None
