@@ -18,6 +18,7 @@ from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_metadata, check_text
 from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
 from ..stores.base import (
+    LogQuery,
     MessageQuery,
     RunWrite,
     Store,
@@ -35,6 +36,7 @@ from .tools import MemoryTool
 if TYPE_CHECKING:
     from ..models.base import Model
     from .background import Background
+    from .observe.view import ObservedThread
     from .titles import TitleOutcome
     from .working.draft import Draft
 
@@ -103,6 +105,7 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        observed: ObservedThread | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -118,6 +121,7 @@ class Turn:
         self._state = state
         self._moved = moved
         self._window: Window | None = None
+        self._observed = observed
         self._draft: Draft | None = None
         if settings.working_memory is not None:
             from .working.draft import Draft
@@ -171,10 +175,42 @@ class Turn:
                 window=self._state.window,
                 moved=self._moved,
                 max_tokens=self.settings.max_context_tokens,
+                observed=self._observed,
+                now=self._started,
             )
         )
+        if self._observed is not None:
+            self._observed.check(prompt)
         self._window = window
         return prompt
+
+    async def prepare(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
+
+        `answer` is the turn's answer so far, before a further step. Waits for a model's observing for
+        `ObservationalMemory.deadline` seconds at most. Without observational memory it does nothing.
+        """
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.before_step(self.input, model, answer)
+        return self._look_again() or changed
+
+    async def shrink(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Make the prompt smaller after a provider refused it as too long. Whether it got so."""
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.after_refusal(self.input, model, answer)
+        return self._look_again() or changed
+
+    def _look_again(self) -> bool:
+        """Show what observations do not cover. Whether that is not what was shown before."""
+        assert self._observed is not None
+        history, moved = self._observed.history, tuple(self._observed.moved)
+        if (history, moved) == (self.history, self._moved):
+            return False
+        self.history, self._moved = history, moved
+        self.input = self._with_memory_update(tuple([without_context(message) for message in self.input]))
+        return True
 
     def take_input(self, messages: Sequence[Message]) -> None:
         """Go on with `messages`, what processors made of the input, instead of `input`."""
@@ -291,6 +327,8 @@ class Turn:
             receipt = await self._commit(messages, status, finish_reason, usage, error)
             if status == "finished" and self.settings.generate_title is not None:
                 self._name(receipt.thread, message, model, request_context)
+            if self._observed is not None:
+                self._observed.follow(receipt.messages, model)
             return receipt
 
         return await asyncio.shield(asyncio.ensure_future(store()))
@@ -409,11 +447,12 @@ async def open_turn(
         resource,
         TurnQuery(
             thread_id=thread.id,
-            last=settings.last_messages,
+            last=settings.last_messages if settings.observational_memory is None else 0,
             slack=settings.slack,
             working_memory=None if settings.working_memory is None else settings.working_memory.scope,
             known_ids=tuple(message.id for message in input),
             run_id=run_id,
+            observations=_log_query(settings, thread.id, clock),
         ),
     )
     answer: tuple[Message, ...] = ()
@@ -445,6 +484,14 @@ async def open_turn(
         # The question is stored already: it is asked again, and the failed attempt is no answer.
         new, again = asked, asked[0]
         history = await _before(store, resource, again, settings)
+    observed: ObservedThread | None = None
+    if state.observations is not None:
+        from .observe.view import observed_thread
+
+        observed = observed_thread(
+            store, clock, background, resource, settings, state, before=None if again is None else again.seq
+        )
+        history, moved = observed.history, (*moved, *observed.moved)
     return Turn(
         store,
         clock,
@@ -464,7 +511,16 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
+        observed=observed,
     )
+
+
+def _log_query(settings: MemorySettings, thread_id: str, clock: Callable[[], datetime]) -> LogQuery | None:
+    if settings.observational_memory is None or settings.last_messages == 0:
+        return None
+    from .observe.view import query_of
+
+    return query_of(settings.observational_memory, thread_id, clock())
 
 
 def _claim_of(input: Sequence[Message]) -> str:

@@ -8,7 +8,7 @@ is due is found due again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -134,7 +134,6 @@ class Tokens:
     buffered: int = 0
     threshold: int = 0
     observation_threshold: int = 0
-    details: dict[str, int] = field(default_factory=dict)
 
 
 def measure(snapshot: Snapshot, settings: ObservationalMemory) -> Tokens:
@@ -242,8 +241,6 @@ def _begins_exchange(snapshot: Snapshot, end: int) -> bool:
 
 
 def _activated(snapshot: Snapshot, end: int) -> Snapshot:
-    from dataclasses import replace
-
     log = replace(snapshot.log, visible_seq=end)
     return replace(
         snapshot,
@@ -267,9 +264,9 @@ def _is_cold(
 ) -> Why | None:
     """Whether the provider's prefix cache is of no use now, so that a changed prompt costs nothing."""
     idle = settings.idle_after(role, moment.model)
-    if idle is not None and snapshot.last_at is not None:
-        if (moment.now - snapshot.last_at).total_seconds() >= idle:
-            return "idle"
+    last = snapshot.last_at
+    if idle is not None and last is not None and (moment.now - last).total_seconds() >= idle:
+        return "idle"
     changed = moment.model and snapshot.last_model and moment.model != snapshot.last_model
     return "provider-change" if changed and settings.on_provider_change(role) else None
 
@@ -325,7 +322,7 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
 
 
 def _batch(raw: Sequence[Raw], limit: int) -> Sequence[Raw]:
-    """The first messages that fit in `limit`, one at least; ending with an exchange where that is possible."""
+    """The first messages that fit in `limit`, one at least; ending with an exchange where possible."""
     total, count = 0, 0
     for item in raw:
         total += item.tokens
@@ -363,9 +360,9 @@ def _reflections(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
             return []
         demoted = _demotable(snapshot, size.view - options.observation_tokens // 2)
         return [Demote(ids=demoted)] if demoted else []
-    if size.view < options.buffer_from or settings.observation.buffer_tokens is False:
-        if size.view < options.observation_tokens:
-            return []
+    in_background = settings.observation.buffer_tokens is not False
+    if size.view < (options.buffer_from if in_background else options.observation_tokens):
+        return []
     log = snapshot.log
     if "reflect" in log.running or _rests(log.reflector.retry_at, moment.now):
         return []
