@@ -42,7 +42,7 @@ PUBLIC = """
     Output
     OutputError
     OwnershipError
-    ProcessorError
+    PostgresStore ProcessorError
     ReasoningPart
     RequestContext
     Run

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .memory.working import WorkingMemory
     from .models.base import Model
     from .stores.base import MessageChange, Store
+    from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
 
 _HOMES = {
@@ -99,6 +100,7 @@ _HOMES = {
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
+    ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -145,6 +147,7 @@ __all__ = [
     "Output",
     "OutputError",
     "OwnershipError",
+    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
     "RequestContext",

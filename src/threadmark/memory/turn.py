@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from ..stores.base import (
 )
 from .context import Layers, Prompt, build_prompt
 from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .tools import MemoryTool
 
@@ -106,6 +107,7 @@ class Turn:
         answer: tuple[Message, ...] = (),
         background: Background,
         observed: ObservedThread | None = None,
+        counters: Counters,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -122,6 +124,8 @@ class Turn:
         self._moved = moved
         self._window: Window | None = None
         self._observed = observed
+        self._counters = counters
+        self._counts = TurnCounts(counters, state.window.counted)
         self._draft: Draft | None = None
         if settings.working_memory is not None:
             from .working.draft import Draft
@@ -153,38 +157,71 @@ class Turn:
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
         working = self.settings.working_memory
-        if working is None or self._draft is None or not working.writable or not self.writes:
+        if working is None or self._draft is None or not self._may_note:
             return ()
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
 
-    def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
-        """What the model sees: memory's layers, the call's `context` messages and the new input."""
-        memory, version = self._shown_memory()
-        prompt, window = build_prompt(
-            Layers(
-                instructions=instructions,
-                memory_instructions=self._memory_instructions(),
-                system=system,
-                memory=memory,
-                memory_version=version,
-                history=self.history,
-                context=context,
-                input=self.input,
-                window=self._state.window,
-                moved=self._moved,
-                max_tokens=self.settings.max_context_tokens,
-                observed=self._observed,
-                now=self._started,
-            )
+    @property
+    def _may_note(self) -> bool:
+        """Whether the model may change working memory in this turn."""
+        working = self.settings.working_memory
+        return working is not None and working.writable and self.writes
+
+    async def prepare(self, model: str) -> None:
+        """With `max_context_tokens`: have the model's exact tokenizer ready, if one is installed."""
+        if self.settings.max_context_tokens is not None:
+            await self._counters.load(model)
+
+    def prompt(
+        self,
+        instructions: str = "",
+        system: str = "",
+        context: Sequence[Message] = (),
+        *,
+        tools: str = "",
+        model: str = "",
+    ) -> Prompt:
+        """What the model sees: memory's layers, the call's `context` messages and the new input.
+
+        `model` is its name, by which tokens are counted, and `tools` the text of what it is told of its
+        tools, which is only counted. Both may be left out.
+        """
+        memory, version = self._shown_memory(fresh=self._fresh())
+        budget = self.settings.max_context_tokens
+        counting = self._counts.use(model, exact=budget is not None)
+        layers = Layers(
+            instructions=instructions,
+            memory_instructions=self._memory_instructions(),
+            system=system,
+            memory=memory,
+            memory_version=version,
+            history=self.history,
+            context=context,
+            input=self.input,
+            window=self._state.window,
+            moved=self._moved,
+            max_tokens=budget,
+            tools=tools,
+            observed=self._observed,
+            now=self._started,
+            counting=counting,
+            counted=self._counts.known(),
         )
+        prompt, window = build_prompt(layers)
+        if prompt.report.dropped:
+            # What told of a change of working memory may be among what the budget left out.
+            memory, now = self._shown_memory(fresh=True)
+            if now != version:
+                prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         if self._observed is not None:
             self._observed.check(prompt)
         self._window = window
+        self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
 
-    async def prepare(self, model: Model | None = None, answer: Message | None = None) -> bool:
+    async def refresh(self, model: Model | None = None, answer: Message | None = None) -> bool:
         """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
 
         `answer` is the turn's answer so far, before a further step. Waits for a model's observing for
@@ -212,6 +249,10 @@ class Turn:
         self.input = self._with_memory_update(tuple([without_context(message) for message in self.input]))
         return True
 
+    def learn(self, usage: Usage) -> None:
+        """Correct later counts by what the provider reported for one call with exactly the last `prompt`."""
+        self._counts.learn(usage)
+
     def take_input(self, messages: Sequence[Message]) -> None:
         """Go on with `messages`, what processors made of the input, instead of `input`."""
         self.input = self._with_memory_update(tuple([without_context(message) for message in messages]))
@@ -224,9 +265,9 @@ class Turn:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
 
-    def _shown_memory(self) -> tuple[str, int]:
+    def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
-        version = self._state.working_memory if self._fresh() else self._state.shown_memory
+        version = self._state.working_memory if fresh else self._state.shown_memory
         working = self.settings.working_memory
         if working is None or version is None:
             return "", 0
@@ -255,7 +296,7 @@ class Turn:
         if self.settings.working_memory is not None:
             from .working.tool import instructions
 
-            texts.append(instructions(self.settings.working_memory))
+            texts.append(instructions(self.settings.working_memory, writable=self._may_note))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
@@ -414,7 +455,7 @@ class Turn:
                     state={"input": self._claim} if self._claimed else None,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
-                window=self._window if last else None,
+                window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
             ),
         )
         self._version += 1
@@ -432,6 +473,7 @@ async def open_turn(
     agent: str,
     run_id: str,
     background: Background,
+    counters: Counters,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
@@ -512,6 +554,7 @@ async def open_turn(
         answer=answer,
         background=background,
         observed=observed,
+        counters=counters,
     )
 
 
