@@ -7,7 +7,17 @@ import json
 
 import pytest
 
-from threadmark import Agent, ConflictError, Memory, Message, RequestContext, Speaker, ToolPart, WorkingMemory
+from threadmark import (
+    Agent,
+    ConflictError,
+    Memory,
+    Message,
+    RequestContext,
+    Speaker,
+    ToolPart,
+    ValidationError,
+    WorkingMemory,
+)
 from threadmark.models.base import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
