@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 from .._errors import ModelError, ThreadmarkError
@@ -16,12 +17,21 @@ from .state import RunState
 from .streaming import StreamedAnswer
 from .tools import ToolSet
 
+_OVERFLOW = re.compile(
+    r"context[ _](length|window)|maximum context|(prompt|input) is too long|too many (input )?tokens"
+    r"|exceeds? the (maximum|model's|limit)|reduce the length|request_too_large",
+    re.I,
+)
+"""How providers word that."""
+
 _ONE_REQUEST = Usage(requests=1)
 
 
 async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     """One answer of the model, and whether it has been told already."""
     plan, guards = state.plan, state.guards
+    if state.step > 1 and state.turn is not None and await state.turn.refresh(plan.model, state.message()):
+        state.prompt = plan.prompt(state.input)
     request = ModelRequest(
         messages=state.conversation(),
         instructions=state.prompt.instructions,
@@ -46,7 +56,12 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     if not state.begun:
         await begin(state)
     if response is None:
-        response = _counted(state, await _asked(state, request))
+        try:
+            response = _counted(state, await _asked(state, request))
+        except ModelError as error:
+            if not await _shrunk(state, error):
+                raise
+            return await ask(state)
     if state.output is not None:
         response = state.output.as_text(response)
     told = state.answer is not None
@@ -57,12 +72,34 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     return response, told
 
 
+async def _shrunk(state: RunState, error: ModelError) -> bool:
+    """Whether the prompt was refused as too long, and memory made it smaller: once in a run."""
+    told = state.answer is not None and state.answer.begun
+    if state.shrunk or told or state.turn is None or not is_overflow(error):
+        return False
+    state.shrunk = True
+    answer = state.message() if state.parts else None
+    if not await state.turn.shrink(state.plan.model, answer):
+        return False
+    state.prompt = state.plan.prompt(state.input)
+    if state.step == 1:
+        state.report = state.prompt.report
+    return True
+
+
+def is_overflow(error: ModelError) -> bool:
+    """Whether a provider said that the prompt is longer than the model can read."""
+    return error.status in (None, 400, 413, 422) and _OVERFLOW.search(str(error)) is not None
+
+
 async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
     """A model's answer to `request`, or to what processors ask instead after it failed."""
     guards = state.guards
     while True:
         try:
-            return await _call(state, request)
+            response = await _call(state, request)
+            _learn(state, request, response)
+            return response
         except ModelError as error:
             told = state.answer is not None and state.answer.begun
             if guards is None or told or not guards.retries_left:
@@ -97,6 +134,19 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
         if limit.expired() and isinstance(error, TimeoutError):
             raise TimeUpError from None
         raise ModelError(f"{model.name} failed: {describe_error(error)}") from error
+
+
+def _learn(state: RunState, request: ModelRequest, response: ModelResponse) -> None:
+    """Let memory compare its count of the prompt with the provider's, if it was sent as it was counted."""
+    prompt = state.prompt
+    if (
+        state.turn is not None
+        and state.output is None
+        and request.messages is prompt.messages
+        and request.instructions is prompt.instructions
+        and request.tools is state.plan.tools.definitions
+    ):
+        state.turn.learn(response.usage)
 
 
 def _counted(state: RunState, response: ModelResponse) -> ModelResponse:

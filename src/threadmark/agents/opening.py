@@ -18,6 +18,10 @@ async def accept(state: RunState) -> None:
             if turn is not None:
                 turn.take_input(made)
                 state.input = turn.input
+    if turn is not None:
+        await turn.prepare(state.plan.model.name)
+        if await turn.refresh(state.plan.model):
+            state.input = turn.input
     state.prompt = state.plan.prompt(state.input)
     state.report = state.prompt.report
 

@@ -47,6 +47,7 @@ class RunState:
         "reason",
         "report",
         "seen",
+        "shrunk",
         "step",
         "tools",
         "tripwire",
@@ -78,6 +79,7 @@ class RunState:
         self.parts: list[Part] = []
         self.answer: StreamedAnswer | None = None  # of the model call under way
         self.usage = Usage()
+        self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None

@@ -16,6 +16,7 @@ from ..stores._url import open_store
 from ..stores.base import Store
 from .admin import Admin
 from .background import Background, OnEvent
+from .counting import Counters
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
 from .turn import ThreadSpec, Turn, open_turn
@@ -57,6 +58,7 @@ class Memory:
         self.now: Callable[[], datetime] = clock or _ids.now
         self.admin = Admin(self)
         self.background = Background(on_event)
+        self.counters = Counters()
 
     def resource(self, id: str) -> Resource:
         """The scoped handle on one owner's memory. Raises `ValidationError` for an empty or bad id."""
@@ -99,6 +101,7 @@ class Memory:
             agent=agent,
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
             background=self.background,
+            counters=self.counters,
         )
 
     async def open(self) -> None:

@@ -18,6 +18,7 @@ from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_metadata, check_text
 from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
 from ..stores.base import (
+    LogQuery,
     MessageQuery,
     RunWrite,
     Store,
@@ -29,12 +30,14 @@ from ..stores.base import (
 )
 from .context import Layers, Prompt, build_prompt
 from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .tools import MemoryTool
 
 if TYPE_CHECKING:
     from ..models.base import Model
     from .background import Background
+    from .observe.view import ObservedThread
     from .titles import TitleOutcome
     from .working.draft import Draft
 
@@ -103,6 +106,8 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        observed: ObservedThread | None = None,
+        counters: Counters,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -118,6 +123,9 @@ class Turn:
         self._state = state
         self._moved = moved
         self._window: Window | None = None
+        self._observed = observed
+        self._counters = counters
+        self._counts = TurnCounts(counters, state.window.counted)
         self._draft: Draft | None = None
         if settings.working_memory is not None:
             from .working.draft import Draft
@@ -161,9 +169,28 @@ class Turn:
         working = self.settings.working_memory
         return working is not None and working.writable and self.writes
 
-    def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
-        """What the model sees: memory's layers, the call's `context` messages and the new input."""
+    async def prepare(self, model: str) -> None:
+        """With `max_context_tokens`: have the model's exact tokenizer ready, if one is installed."""
+        if self.settings.max_context_tokens is not None:
+            await self._counters.load(model)
+
+    def prompt(
+        self,
+        instructions: str = "",
+        system: str = "",
+        context: Sequence[Message] = (),
+        *,
+        tools: str = "",
+        model: str = "",
+    ) -> Prompt:
+        """What the model sees: memory's layers, the call's `context` messages and the new input.
+
+        `model` is its name, by which tokens are counted, and `tools` the text of what it is told of its
+        tools, which is only counted. Both may be left out.
+        """
         memory, version = self._shown_memory(fresh=self._fresh())
+        budget = self.settings.max_context_tokens
+        counting = self._counts.use(model, exact=budget is not None)
         layers = Layers(
             instructions=instructions,
             memory_instructions=self._memory_instructions(),
@@ -175,7 +202,12 @@ class Turn:
             input=self.input,
             window=self._state.window,
             moved=self._moved,
-            max_tokens=self.settings.max_context_tokens,
+            max_tokens=budget,
+            tools=tools,
+            observed=self._observed,
+            now=self._started,
+            counting=counting,
+            counted=self._counts.known(),
         )
         prompt, window = build_prompt(layers)
         if prompt.report.dropped:
@@ -183,8 +215,43 @@ class Turn:
             memory, now = self._shown_memory(fresh=True)
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
+        if self._observed is not None:
+            self._observed.check(prompt)
         self._window = window
+        self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    async def refresh(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
+
+        `answer` is the turn's answer so far, before a further step. Waits for a model's observing for
+        `ObservationalMemory.deadline` seconds at most. Without observational memory it does nothing.
+        """
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.before_step(self.input, model, answer)
+        return self._look_again() or changed
+
+    async def shrink(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Make the prompt smaller after a provider refused it as too long. Whether it got so."""
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.after_refusal(self.input, model, answer)
+        return self._look_again() or changed
+
+    def _look_again(self) -> bool:
+        """Show what observations do not cover. Whether that is not what was shown before."""
+        assert self._observed is not None
+        history, moved = self._observed.history, tuple(self._observed.moved)
+        if (history, moved) == (self.history, self._moved):
+            return False
+        self.history, self._moved = history, moved
+        self.input = self._with_memory_update(tuple([without_context(message) for message in self.input]))
+        return True
+
+    def learn(self, usage: Usage) -> None:
+        """Correct later counts by what the provider reported for one call with exactly the last `prompt`."""
+        self._counts.learn(usage)
 
     def take_input(self, messages: Sequence[Message]) -> None:
         """Go on with `messages`, what processors made of the input, instead of `input`."""
@@ -301,6 +368,8 @@ class Turn:
             receipt = await self._commit(messages, status, finish_reason, usage, error)
             if status == "finished" and self.settings.generate_title is not None:
                 self._name(receipt.thread, message, model, request_context)
+            if self._observed is not None:
+                self._observed.follow(receipt.messages, model)
             return receipt
 
         return await asyncio.shield(asyncio.ensure_future(store()))
@@ -386,7 +455,7 @@ class Turn:
                     state={"input": self._claim} if self._claimed else None,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
-                window=self._window if last else None,
+                window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
             ),
         )
         self._version += 1
@@ -404,6 +473,7 @@ async def open_turn(
     agent: str,
     run_id: str,
     background: Background,
+    counters: Counters,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
@@ -419,11 +489,12 @@ async def open_turn(
         resource,
         TurnQuery(
             thread_id=thread.id,
-            last=settings.last_messages,
+            last=settings.last_messages if settings.observational_memory is None else 0,
             slack=settings.slack,
             working_memory=None if settings.working_memory is None else settings.working_memory.scope,
             known_ids=tuple(message.id for message in input),
             run_id=run_id,
+            observations=_log_query(settings, thread.id, clock),
         ),
     )
     answer: tuple[Message, ...] = ()
@@ -455,6 +526,14 @@ async def open_turn(
         # The question is stored already: it is asked again, and the failed attempt is no answer.
         new, again = asked, asked[0]
         history = await _before(store, resource, again, settings)
+    observed: ObservedThread | None = None
+    if state.observations is not None:
+        from .observe.view import observed_thread
+
+        observed = observed_thread(
+            store, clock, background, resource, settings, state, before=None if again is None else again.seq
+        )
+        history, moved = observed.history, (*moved, *observed.moved)
     return Turn(
         store,
         clock,
@@ -474,7 +553,17 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
+        observed=observed,
+        counters=counters,
     )
+
+
+def _log_query(settings: MemorySettings, thread_id: str, clock: Callable[[], datetime]) -> LogQuery | None:
+    if settings.observational_memory is None or settings.last_messages == 0:
+        return None
+    from .observe.view import query_of
+
+    return query_of(settings.observational_memory, thread_id, clock())
 
 
 def _claim_of(input: Sequence[Message]) -> str:

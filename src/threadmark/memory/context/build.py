@@ -2,18 +2,21 @@
 
 Every layer of memory contributes; this module alone decides the order, the budget and the report:
 
-    instructions     the agent's, then memory's about itself, then the call's system text
+    instructions     the agent's, then memory's about itself, then the call's system text; tools
+    observations     what was noted of messages that are not shown any more, in segments that only grow
     working memory   as it was when the window began, fenced, in a user message
     history          the window of stored messages; a change of working memory stands before the question
                      that first came after it
     ---              so far the prompt is stable: the thread's next prompt begins with it
-    recalled, call context, and the new input, which is never dropped
+    recalled, what the log says of the present, call context, and the new input, which is never dropped
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ..._types import Message, TextPart
 from ...stores.base import Window
@@ -21,6 +24,12 @@ from ..counting import Counting
 from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
 from .stability import fingerprint
+
+if TYPE_CHECKING:
+    from ..observe.view import ObservedThread, Shown
+
+OBSERVATIONS_SHARE = 0.5
+"""Most of the budget that observations may take."""
 
 MEMORY_SHARE = 0.3
 """Most of the budget that working memory may take."""
@@ -35,7 +44,9 @@ class Layers:
 
     `memory` is the rendered block of working memory that stands before the history, `window` what the
     thread's last turn showed, `moved` why its window begins elsewhere this time (empty if it does not).
-    `counting` is how tokens are counted; `max_tokens` is by its corrected counts.
+    `tools` is the text of the tools' definitions: it is counted, but sent beside the prompt. `counting` is
+    how tokens are counted, `max_tokens` is by its corrected counts, and `counted` is what it counted for the
+    messages that the thread's last turn showed, if that is known.
     """
 
     instructions: str = ""
@@ -50,7 +61,12 @@ class Layers:
     window: Window | None = None
     moved: tuple[str, ...] = ()
     max_tokens: int | None = None
+    tools: str = ""
+    counted: int | None = None
     counting: Counting = field(default_factory=Counting)
+    observed: ObservedThread | None = None
+    now: datetime | None = None
+    """When the turn began; needed with `observed`."""
 
 
 def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
@@ -60,50 +76,78 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         text for text in (layers.instructions, layers.memory_instructions, layers.system) if text
     )
     moved = list(layers.moved)
+    markers = _markers(layers)
     tail = [
         (message, shown, count.message(shown) if shown else 0)
         for message in (*layers.context, *layers.input)
-        for shown in (present(message, past=False),)
+        for shown in (_marked(present(message, past=False), markers),)
     ]
     memory = layers.memory
-    shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
-    sizes = [count.message(message) for _, message in shown]
+    shown = [
+        (stored, message)
+        for stored in layers.history
+        if (message := _marked(present(stored, past=True), markers))
+    ]
+    last = "" if layers.window is None else layers.window.fingerprint
     dropped: list[Message] = []
+    room: int | None = None
+    log = _observations(layers, None) if layers.max_tokens is None else None
     if layers.max_tokens is not None:
-        fixed = count.text(instructions) + sum(size for _, _, size in tail)
+        fixed = count.text(instructions) + count.text(layers.tools) + sum(size for _, _, size in tail)
         room = max(0, int(layers.max_tokens / count.scale) - fixed)
         memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE), count.text)
         if cut:
             moved.append("budget: working memory was shortened")
+        if (log := _observations(layers, int(room * OBSERVATIONS_SHARE))) is not None:
+            if log.left_out:
+                moved.append(f"budget: {len(log.left_out)} observations were left out")
+            room -= sum([count.text(text) for text in (*log.log.segments, log.log.tail)])
         room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
-        if sum(sizes) > room:
-            first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
-            # Some providers refuse a conversation that begins with an answer.
-            while first < len(shown) and shown[first][1].role != "user":
-                first += 1
-            dropped = [stored for stored, _ in shown[:first]]
-            shown, sizes = shown[first:], sizes[first:]
-            moved.append(f"budget: the oldest {first} messages of the window were left out")
-
     head = () if not memory else (_memory_message(memory),)
+    if log is not None:
+        head = (*_segments(log), *head)
     stable = (*head, *(message for _, message in shown))
-    last = "" if layers.window is None else layers.window.fingerprint
     mark, same = fingerprint(instructions, stable, last)
+    if same is None or layers.counted is None:
+        history = sum(count.message(message) for _, message in shown)
+    else:  # what stood there in the turn before was counted then
+        history = layers.counted + sum(count.message(message) for message in stable[max(same, len(head)) :])
+    if room is not None and history > room:
+        sizes = [count.message(message) for _, message in shown]
+        first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+        # Some providers refuse a conversation that begins with an answer.
+        while first < len(shown) and shown[first][1].role != "user":
+            first += 1
+        dropped = [stored for stored, _ in shown[:first]]
+        moved.append(f"budget: the oldest {first} messages of the window were left out")
+        shown, history = shown[first:], sum(sizes[first:])
+        stable = (*head, *(message for _, message in shown))
+        mark, same = fingerprint(instructions, stable, last)
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
+    now = () if log is None or not log.log.tail else (_text_message("observations-now", log.log.tail),)
+    blocks = _blocks(layers, log, memory, [stored.id for stored, _ in shown], history, tail)
     report = ContextReport(
-        blocks=tuple(_blocks(layers, memory, [stored.id for stored, _ in shown], sum(sizes), tail)),
-        dropped=tuple(message.id for message in dropped),
+        blocks=tuple(
+            [replace(block, tokens=count.scaled(block.tokens)) for block in blocks]
+            if count.scale != 1
+            else blocks
+        ),
+        dropped=(*_trimmed(layers), *(m.id for m in dropped), *(() if log is None else log.left_out)),
         breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
+        counter=count.by,
+        scale=count.scale,
     )
     begin = next((stored.seq for stored, _ in shown if stored.seq), 0)
     return (
         Prompt(
             instructions=instructions,
-            messages=(*stable, *layers.recalled, *(message for _, message, _ in tail if message)),
+            messages=(*stable, *layers.recalled, *now, *(message for _, message, _ in tail if message)),
             report=report,
             stable=len(stable),
+            counted=sum(block.tokens for block in blocks),
+            counted_history=history,
         ),
         Window(seq=begin, memory=layers.memory_version, fingerprint=mark),
     )
@@ -146,29 +190,36 @@ def _fit_memory(text: str, room: int, count: Callable[[str], int]) -> tuple[str,
 
 def _blocks(
     layers: Layers,
+    log: Shown | None,
     memory: str,
     history: Sequence[str],
     history_tokens: int,
     tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
+    """The blocks, with tokens as they were counted, uncorrected."""
     count, blocks = layers.counting, list[Block]()
 
     def text_block(kind: BlockKind, text: str, why: str) -> None:
         if text:
-            tokens = count.scaled(count.text(text))
-            blocks.append(Block(kind=kind, tokens=tokens, why=why, stable=True, text=text))
+            blocks.append(Block(kind=kind, tokens=count.text(text), why=why, stable=True, text=text))
 
     def message_block(
         kind: BlockKind, ids: Sequence[str], tokens: int, why: str, *, stable: bool = False
     ) -> None:
         if ids:
-            blocks.append(
-                Block(kind=kind, tokens=count.scaled(tokens), sources=tuple(ids), why=why, stable=stable)
-            )
+            blocks.append(Block(kind=kind, tokens=tokens, sources=tuple(ids), why=why, stable=stable))
 
     text_block("instructions", layers.instructions, "the agent's instructions")
     text_block("instructions", layers.memory_instructions, "how memory works, for the model")
     text_block("system", layers.system, "system text of this call")
+    text_block("tools", layers.tools, "what the model is told of its tools")
+    if log is not None:
+        for text, ids in zip(log.log.segments, log.log.ids, strict=True):
+            tokens = count.text(text)
+            why = f"{len(ids)} observations"
+            blocks.append(
+                Block(kind="observations", tokens=tokens, sources=ids, why=why, stable=True, text=text)
+            )
     text_block("working_memory", memory, f"working memory, version {layers.memory_version}")
     message_block(
         "history",
@@ -183,6 +234,10 @@ def _blocks(
         sum(count.message(message) for message in layers.recalled),
         "recalled for this question",
     )
+    if log is not None and log.log.tail:
+        tokens = count.text(log.log.tail)
+        why = "what the observations say of the present"
+        blocks.append(Block(kind="now", tokens=tokens, why=why, text=log.log.tail))
     called = len(layers.context)
     for kind, part, why in (
         ("context", tail[:called], "context of this call, not stored"),
@@ -199,4 +254,40 @@ def _blocks(
 
 
 def _memory_message(block: str) -> Message:
-    return Message(role="user", id="working-memory", parts=[TextPart(block)])
+    return _text_message("working-memory", block)
+
+
+def _text_message(id: str, text: str) -> Message:
+    return Message(role="user", id=id, parts=[TextPart(text)])
+
+
+# -- observations ------------------------------------------------------------------------------------
+
+
+def _observations(layers: Layers, room: int | None) -> Shown | None:
+    """What the prompt says of the log, in `room` tokens if given."""
+    if layers.observed is None or layers.now is None:
+        return None
+    return layers.observed.shown(layers.now, room)
+
+
+def _segments(log: Shown) -> Iterator[Message]:
+    for number, text in enumerate(log.log.segments, start=1):
+        yield _text_message(f"observations-{number}", text)
+
+
+def _trimmed(layers: Layers) -> tuple[str, ...]:
+    return () if layers.observed is None else tuple(layers.observed.trimmed)
+
+
+def _markers(layers: Layers) -> Mapping[str, str]:
+    if layers.observed is None or layers.now is None:
+        return {}
+    return layers.observed.markers((*layers.history, *layers.input), layers.now)
+
+
+def _marked(message: Message | None, markers: Mapping[str, str]) -> Message | None:
+    """`message` with what says how long a pause was before it."""
+    if message is None or message.id not in markers:
+        return message
+    return message.replace(parts=[TextPart(f"{markers[message.id]}\n\n"), *message.parts])

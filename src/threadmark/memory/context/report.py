@@ -8,13 +8,24 @@ from typing import Literal, TypeAlias
 from ..._types import Message
 
 BlockKind: TypeAlias = Literal[
-    "instructions", "system", "working_memory", "history", "recalled", "context", "input"
+    "instructions",
+    "system",
+    "tools",
+    "observations",
+    "working_memory",
+    "history",
+    "recalled",
+    "now",
+    "context",
+    "input",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One piece of what the model saw: its kind, estimated tokens, source messages, and why it is there.
+    """One piece of what the model saw: its kind, estimated tokens, sources, and why it is there.
+
+    Sources are ids of messages; those of a block of "observations" are the short ids of its rows.
 
     A stable block stands unchanged at the same place in the thread's next prompt.
     """
@@ -34,13 +45,17 @@ class ContextReport:
 
     `dropped` are ids of stored messages that the budget left out, `breaks` the reasons why this prompt does
     not begin like the thread's last one (a moved window, a budget decision, other instructions, ...): empty
-    means that a provider's prefix cache still holds.
+    means that a provider's prefix cache still holds. `counter` names what counted the tokens: a family of
+    tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
+    multiplied, as learned from the figures that the provider reported.
     """
 
     blocks: tuple[Block, ...] = ()
     dropped: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     budget: int | None = None
+    counter: str = ""
+    scale: float = 1.0
 
     @property
     def tokens(self) -> int:
@@ -60,9 +75,15 @@ class ContextReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is sent to the model: instructions, messages (the first `stable` are stable), and the report."""
+    """What is sent to the model: instructions, messages (the first `stable` are stable), and the report.
+
+    `counted` is the tokens of all of it before the counter's correction, `counted_history` those of its
+    stored messages.
+    """
 
     instructions: str
     messages: tuple[Message, ...]
     report: ContextReport
     stable: int = 0
+    counted: int = 0
+    counted_history: int = 0
