@@ -67,12 +67,19 @@ if TYPE_CHECKING:
     from .memory.background import MemoryEvent
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
+    from .memory.observe.extract import Extractor
+    from .memory.observe.settings import (
+        ModelByInputTokens,
+        ObservationalMemory,
+        ObservationSettings,
+        ReflectionSettings,
+    )
     from .memory.options import MemoryOptions
     from .memory.titles import GenerateTitle
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, Store
+    from .stores.base import MessageChange, Observation, Store
     from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
 
@@ -94,12 +101,16 @@ _HOMES = {
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
+    ".memory.observe.extract": ("Extractor",),
+    ".memory.observe.settings": (
+        "ModelByInputTokens", "ObservationSettings", "ObservationalMemory", "ReflectionSettings",
+    ),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
     ".memory.titles": ("GenerateTitle",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "Store"),
+    ".stores.base": ("MessageChange", "Observation", "Store"),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -133,6 +144,7 @@ __all__ = [
     "ErasureReceipt",
     "ErrorPart",
     "Event",
+    "Extractor",
     "FilePart",
     "GenerateTitle",
     "Memory",
@@ -142,14 +154,19 @@ __all__ = [
     "MessageChange",
     "MessagePage",
     "Model",
+    "ModelByInputTokens",
     "ModelError",
     "NotFoundError",
+    "Observation",
+    "ObservationSettings",
+    "ObservationalMemory",
     "Output",
     "OutputError",
     "OwnershipError",
     "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
+    "ReflectionSettings",
     "RequestContext",
     "Run",
     "RunPage",

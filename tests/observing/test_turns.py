@@ -1,4 +1,4 @@
-"""Observational memory in the way of a turn: when it observes, what the model sees, and what never gets lost."""
+"""Observational memory in a turn: when it observes, what the model sees, and that nothing gets lost."""
 
 from __future__ import annotations
 
@@ -343,9 +343,13 @@ async def test_raise_fails_the_turn() -> None:
         raise ObservingError("down")
 
     world = World(small(Observer(fail), buffer_tokens=False, on_failure="raise"))
-    with pytest.raises(ObservingError):
+
+    async def talk() -> None:
         for _ in range(12):
             await world.say()
+
+    with pytest.raises(ObservingError):
+        await talk()
 
 
 async def test_a_cancelled_turn_blocks_nothing() -> None:
@@ -366,7 +370,7 @@ async def test_a_cancelled_turn_blocks_nothing() -> None:
 
 
 async def test_an_overflow_is_answered_with_a_smaller_prompt_once() -> None:
-    """73: Refused as too long, the prompt gets smaller and is sent once more, the question in it; then it fails."""
+    """73: Refused as too long, the prompt gets smaller and is sent once more; then the error is told."""
     limit = 10**9
 
     def reply(request: Any) -> Any:
