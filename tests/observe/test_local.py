@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from threadmark import ConfigurationError, ModelError
+from threadmark import Agent, ConfigurationError, Memory, ModelError
 from threadmark.memory.observe._types import ObservingError
 from threadmark.memory.observe.observer import ModelObserver
 from threadmark.memory.observe.reflector import ModelReflector
@@ -17,7 +17,8 @@ from threadmark.memory.observe.settings import (
     ObservationSettings,
     ReflectionSettings,
 )
-from threadmark.models import Model, infer_model
+from threadmark.models import Model, ModelRequest, infer_model
+from threadmark.testing import ScriptedModel
 
 from .build import batch, row, to_reflect
 
@@ -90,3 +91,39 @@ async def test_a_batch_that_is_too_long_for_it(local: Model) -> None:
     """The refusal of its server is told as it is: the messages stay."""
     with pytest.raises(ModelError):
         await ModelObserver(ObservationalMemory(), local).observe(batch("word " * 6_000))
+
+
+async def test_a_conversation_loses_nothing(local: Model) -> None:
+    """With this model in both roles each message is in the prompt, or covered by a row that names it."""
+    seen: list[list[str]] = []
+
+    def reply(request: ModelRequest) -> str:
+        seen.append([message.id for message in request.messages])
+        return "I see, thank you for telling me."
+
+    settings = ObservationalMemory(
+        model=local,
+        observation=ObservationSettings(
+            message_tokens=60, buffer_tokens=30, model_settings={"max_tokens": 24, "temperature": 1.0}
+        ),
+        reflection=ReflectionSettings(
+            observation_tokens=60, model_settings={"max_tokens": 24, "temperature": 1.0}
+        ),
+        rest=0.0,
+    )
+    async with Memory("sqlite://", observational_memory=settings) as memory:
+        agent = Agent("helper", model=ScriptedModel(reply), memory=memory)
+        thread = memory.resource("ana").thread("t")
+        for number in range(2):
+            text = f"My locker number {number} is {4711 + number}, and I like it to be near the door."
+            result = await agent.generate(text, resource="ana", thread="t")
+            assert result.text
+            await memory.settled()
+            stored = (await thread.messages(per_page=None)).messages
+            rows = (await thread.observations.list(view="all", per_page=None)).observations
+            cited = {source.message_id for row in rows for source in row.sources if row.visible}
+            shown = set(seen[-1])
+            for message in stored[:-2]:  # the turn itself was sent as it is
+                assert message.id in shown | cited | set(result.context.dropped), (number, message.text)
+            assert {source.message_id for row in rows for source in row.sources} <= {m.id for m in stored}
+        assert await thread.observations.jobs()

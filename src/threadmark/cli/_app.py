@@ -156,10 +156,10 @@ def observations(
         typer.Option(
             "--view",
             metavar="VIEW",
-            help="`current` (what a model sees), `live` (also what summaries stand for, and what waits) or `all` "
-            "(also what was replaced or undone).",
+            help="`live` (all that holds, default), `current` (what a model sees) or `all` (also what was "
+            "replaced or undone).",
         ),
-    ] = "current",
+    ] = "live",
     sources: Annotated[
         bool, typer.Option("--sources", help="Also show the messages that each line comes from.")
     ] = False,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, cast
 
 from .._errors import ValidationError
 from .._sync import run_sync
 from .._types import Message, TextPart
-from ..memory import Memory
-from ..memory.observe.sources import gather, quotations, row_json
-from ..stores.base import LogQuery, Observation, ObservationLog, ObservationQuery
+from ..memory.observe.handle import View
+from ..memory.observe.handle import as_json as as_json_of
+from ..memory.observe.sources import quotations
+from ..stores.base import LogQuery, Observation, ObservationLog
 from . import _database
 from ._show import find_thread, message_json, print_json, thread_json, who
 from ._terminal import Screen, clean, clean_line
@@ -27,24 +29,17 @@ def show_observations(
         raise ValidationError(f"--view must be one of {', '.join(VIEWS)}, not {view!r}")
     with _database.open_memory(db, must_exist=True) as memory:
         found = find_thread(memory, thread, user)
-        query = ObservationQuery(
-            thread_id=thread, view=cast(Literal["current", "live", "all"], view), per_page=None
-        )
-        rows = run_sync(memory.store.list_observations(found.resource_id, query)).observations
-        state = run_sync(
-            memory.store.read_observations(found.resource_id, LogQuery(thread_id=thread, now=memory.now()))
-        )
-        behind: dict[str, tuple[Message, ...]] = {}
-        if sources:
-            behind = run_sync(_behind(memory, found.resource_id, rows))
+        noted = memory.resource(found.resource_id).thread(thread).observations
+        rows = noted.list_sync(view=cast(View, view), per_page=None).observations
+        query = LogQuery(thread_id=thread, now=memory.now(), limit=0)
+        state = run_sync(memory.store.read_observations(found.resource_id, query))
+        behind = {row.id: tuple(noted.sources_sync(row.id)) for row in rows} if sources else {}
     if as_json:
         print_json(
             {
                 **thread_json(found),
                 "log": _log_json(state.log, len(state.raw) + state.omitted),
-                "observations": [
-                    row_json(row) | ({"said": _said_json(behind[row.id])} if sources else {}) for row in rows
-                ],
+                "observations": [_row_json(row, behind.get(row.id)) for row in rows],
             }
         )
         return
@@ -66,16 +61,6 @@ def show_observations(
             )
             for text in _excerpt(row, message):
                 screen.line(f"      {text}")
-
-
-async def _behind(
-    memory: Memory, owner: str, rows: tuple[Observation, ...]
-) -> dict[str, tuple[Message, ...]]:
-    found = {}
-    for row in rows:
-        gathered = await gather(memory.store, owner, row.id)
-        found[row.id] = () if gathered is None else gathered[1]
-    return found
 
 
 def _lines(row: Observation) -> Iterator[str]:
@@ -111,14 +96,14 @@ def _state(row: Observation) -> Iterator[str]:
         yield "not in view yet"
 
 
-def _names(ids: Any) -> str:
+def _names(ids: Iterable[str]) -> str:
     names = [clean_line(name) for name in ids]
     rest = len(names) - 8
     return ", ".join(names) if rest <= 0 else f"{', '.join(names[:8])} and {rest} more"
 
 
-def _day(moment: Any) -> str:
-    return f"{moment.year:04}-{moment.month:02}-{moment.day:02}"
+def _day(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d}"
 
 
 def _excerpt(row: Observation, message: Message) -> Iterator[str]:
@@ -134,8 +119,9 @@ def _excerpt(row: Observation, message: Message) -> Iterator[str]:
         yield short if len(short) <= _LONGEST else f"{short[: _LONGEST - 1]}\u2026"
 
 
-def _said_json(messages: tuple[Message, ...]) -> list[Mapping[str, Any]]:
-    return [message_json(message) for message in messages]
+def _row_json(row: Observation, said: tuple[Message, ...] | None) -> dict[str, Any]:
+    found = {**as_json_of(row), "in_view": row.in_view}
+    return found if said is None else {**found, "said": [message_json(message) for message in said]}
 
 
 def _log_json(log: ObservationLog, raw: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 
-from ..._codec import time_to_text, to_json
+from ..._codec import to_json
 from ..._errors import ValidationError
 from ..._ids import check_count
 from ..._types import FilePart, Json, Message, TextPart, ToolPart
@@ -40,7 +40,7 @@ _PARAMETERS: Mapping[str, Json] = {
 
 
 async def gather(
-    store: Store, owner: str, id: str, *, thread_id: str | None = None
+    store: Store, owner: str, id: str, thread_id: str | None = None
 ) -> tuple[Observation, tuple[Message, ...]] | None:
     """An observation of the owner, and the messages that it comes from, oldest first of each thread.
 
@@ -112,44 +112,6 @@ def _body(message: Message) -> str:
     return "\n".join(found)
 
 
-def row_json(row: Observation) -> dict[str, Json]:
-    """An observation as JSON, with where it comes from and why it is or is not in view."""
-
-    def time(value: object) -> Json:
-        from datetime import datetime
-
-        return time_to_text(value) if isinstance(value, datetime) else None
-
-    return {
-        "id": row.id,
-        "thread": row.thread_id,
-        "kind": row.kind,
-        "priority": row.priority,
-        "text": row.text,
-        "made_by": row.made_by,
-        "origin": row.origin,
-        "speaker": row.speaker_id,
-        "subject": row.subject,
-        "said_at": time(row.said_at),
-        "event_from": time(row.event_from),
-        "event_to": time(row.event_to),
-        "event_precision": row.event_precision,
-        "recorded_at": time(row.recorded_at),
-        "sources": [
-            {"message": source.message_id, "part": source.part, "start": source.start, "end": source.end}
-            for source in row.sources
-        ],
-        "children": list(row.children),
-        "parents": list(row.parents),
-        "superseded_by": row.superseded_by,
-        "retired_at": time(row.retired_at),
-        "in_view": row.in_view,
-        "tokens": row.tokens,
-        "count": row.count,
-        "flags": list(row.flags),
-    }
-
-
 def source_tool(
     store: Store, owner: str, thread_id: str, settings: Retrieval, timezone: str = "UTC"
 ) -> MemoryTool:
@@ -164,7 +126,7 @@ def source_tool(
             raise ValidationError("give the id of a note, such as o41")
         offset = check_count("offset", args.get("offset") or 0)
         own = thread_id if settings.scope == "thread" else None
-        found = await gather(store, owner, wanted.strip().strip("[]"), thread_id=own)
+        found = await gather(store, owner, wanted.strip().strip("[]"), own)
         if found is None:
             raise ValidationError(
                 f"there is no note {wanted!r}; use a number from <observations> or <profile>"
