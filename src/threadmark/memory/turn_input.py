@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from .._codec import parts_to_json
 from .._types import DataPart, Message, Run, ToolPart
-from ..stores.base import MessageQuery, Store
-from .context.render import CONTEXT_PART
+from ..stores.base import CONTEXT_PART, MessageQuery, Store
 from .options import MemorySettings
 
 
