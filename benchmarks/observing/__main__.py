@@ -6,8 +6,8 @@
 Each case is lived through in order, with the memory at work as in a conversation; then its questions are
 asked and judged. `--mode full` shows every message instead, `--mode window` only the newest. Prints shares
 with 95 % intervals (Wilson's for each kind and for all; a bootstrap for the mean over kinds), tokens and
-costs for each role, and how much was read from the provider's cache. `--out` writes every answer. Failed questions are
-counted, and are not answers.
+costs for each role, and how much was read from the provider's cache. `--out` writes every answer. Failed
+questions are counted, and are not answers.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ the same, also in other words or with more detail; a date is right if it is the 
 is the same. Answer with the single word yes or no."""
 
 JUDGE_UNKNOWN = """You grade an answer to a question that cannot be answered from what is known. It is
-right if it says that this is not known, and wrong if it answers all the same. Answer with the single word yes or no."""
+right if it says that this is not known, and wrong if it answers all the same. Answer with the single word
+yes or no."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
