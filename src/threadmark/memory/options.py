@@ -10,6 +10,7 @@ from .._errors import ConfigurationError
 from .._ids import check_count
 
 if TYPE_CHECKING:
+    from .recall import SemanticRecall
     from .titles import GenerateTitle
     from .working import WorkingMemory
 
@@ -25,6 +26,8 @@ _HINTS = {
     "readOnly": "read_only",
     "workingMemory": "working_memory",
     "generateTitle": "generate_title",
+    "semanticRecall": "semantic_recall",
+    "embedderOptions": "embedder=ProviderEmbedder(name, settings=...)",
     "options": "the options themselves, as keyword arguments",
 }
 
@@ -43,6 +46,8 @@ class MemoryOptions(TypedDict, total=False):
         three tenths, history gets what is left and loses its oldest messages first. Instructions and the
         new message are never dropped. The result's `context` names what was.
     working_memory: `True`, or `WorkingMemory(...)` with its settings; default false.
+    semantic_recall: `True`, or `SemanticRecall(...)` with its settings: what the owner's messages say about
+        the question comes along with it, and the agent can search; default false.
     generate_title: `True`, or `GenerateTitle(...)` with its settings: an untitled thread is named by a model,
         in the background, after a turn that finished; default false. A title that somebody set stays.
     read_only: The turn reads memory and writes nothing, not even the thread; default false.
@@ -56,6 +61,7 @@ class MemoryOptions(TypedDict, total=False):
     history_slack: int | None
     max_context_tokens: int | None
     working_memory: bool | WorkingMemory
+    semantic_recall: bool | SemanticRecall
     generate_title: bool | GenerateTitle
     read_only: bool
     save_user_first: bool
@@ -70,6 +76,7 @@ class MemorySettings:
     history_slack: int | None = None
     max_context_tokens: int | None = None
     working_memory: WorkingMemory | None = None
+    semantic_recall: SemanticRecall | None = None
     generate_title: GenerateTitle | None = None
     read_only: bool = False
     save_user_first: bool = False
@@ -103,6 +110,8 @@ class MemorySettings:
                 raise ConfigurationError(f"{name} must be True or False, not {checked[name]!r}")
         if "working_memory" in checked:
             checked["working_memory"] = self._working_memory(checked["working_memory"])
+        if "semantic_recall" in checked:
+            checked["semantic_recall"] = self._semantic_recall(checked["semantic_recall"])
         if "generate_title" in checked:
             checked["generate_title"] = self._generate_title(checked["generate_title"])
         return replace(self, **checked)
@@ -118,6 +127,19 @@ class MemorySettings:
             return value
         raise ConfigurationError(
             f"working_memory must be True, False or WorkingMemory(...), not {type(value).__name__}"
+        )
+
+    def _semantic_recall(self, value: object) -> SemanticRecall | None:
+        from .recall import SemanticRecall
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.semantic_recall or SemanticRecall()
+        if isinstance(value, SemanticRecall):
+            return value
+        raise ConfigurationError(
+            f"semantic_recall must be True, False or SemanticRecall(...), not {type(value).__name__}"
         )
 
     def _generate_title(self, value: object) -> GenerateTitle | None:

@@ -35,6 +35,8 @@ from .tools import MemoryTool
 if TYPE_CHECKING:
     from ..models.base import Model
     from .background import Background
+    from .recall.recaller import Recaller
+    from .recall.turn import TurnRecall
     from .titles import TitleOutcome
     from .working.draft import Draft
 
@@ -103,10 +105,14 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        recall: TurnRecall | None = None,
+        recaller: Recaller | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._background = background
+        self._recall = recall
+        self._recaller = recaller
         self._spec = spec
         self._started = clock()
         self._version = version
@@ -148,12 +154,17 @@ class Turn:
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
+        found: list[MemoryTool] = []
         working = self.settings.working_memory
-        if working is None or self._draft is None or not working.writable or not self.writes:
-            return ()
-        from .working.tool import update_tool
+        if working is not None and self._draft is not None and working.writable and self.writes:
+            from .working.tool import update_tool
 
-        return (update_tool(working, self._draft),)
+            found.append(update_tool(working, self._draft))
+        if self._recaller is not None and self._recall is not None and self._recall.settings.tool:
+            from .recall.tool import recall_tool
+
+            found.append(recall_tool(self._recaller, self.resource_id, self._recall))
+        return tuple(found)
 
     def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
         """What the model sees: memory's layers, the call's `context` messages and the new input."""
@@ -166,6 +177,7 @@ class Turn:
                 memory=memory,
                 memory_version=version,
                 history=self.history,
+                recall=self._recall,
                 context=context,
                 input=self.input,
                 window=self._state.window,
@@ -220,6 +232,10 @@ class Turn:
             from .working.tool import instructions
 
             texts.append(instructions(self.settings.working_memory))
+        if self._recall is not None:
+            from .recall.turn import instructions as about_recall
+
+            texts.append(about_recall(self._recall.settings))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
@@ -289,6 +305,8 @@ class Turn:
 
         async def store() -> TurnReceipt:
             receipt = await self._commit(messages, status, finish_reason, usage, error)
+            if self._recaller is not None:
+                self._recaller.indexer.wake()
             if status == "finished" and self.settings.generate_title is not None:
                 self._name(receipt.thread, message, model, request_context)
             return receipt
@@ -350,6 +368,10 @@ class Turn:
         last: bool = False,
     ) -> TurnReceipt:
         now = self._clock()
+        if self._recall is not None and status != "suspended":
+            from .recall.tool import without_quotes
+
+            messages = [without_quotes(message) for message in messages]
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(
@@ -394,6 +416,7 @@ async def open_turn(
     agent: str,
     run_id: str,
     background: Background,
+    recaller: Callable[[], Recaller] | None = None,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
@@ -436,6 +459,12 @@ async def open_turn(
         # The question is stored already: it is asked again, and the failed attempt is no answer.
         new, again = asked, asked[0]
         history = await _before(store, resource, again, settings)
+    recall = recalling = None
+    if settings.semantic_recall is not None and recaller is not None:
+        recalling = recaller()
+        recalling.check(settings.semantic_recall)
+        if retried is not None or run is None:
+            recall = await _recall(recalling, resource, thread.id, settings, history, new)
     return Turn(
         store,
         clock,
@@ -455,6 +484,24 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
+        recall=recall,
+        recaller=recalling,
+    )
+
+
+async def _recall(
+    recaller: Recaller,
+    resource: str,
+    thread: str,
+    settings: MemorySettings,
+    history: Sequence[Message],
+    input: Sequence[Message],
+) -> TurnRecall:
+    from .recall.turn import recall_for_turn
+
+    may_drop = settings.max_context_tokens is not None
+    return await recall_for_turn(
+        recaller, resource, thread, settings, history=history, input=input, may_drop=may_drop
     )
 
 

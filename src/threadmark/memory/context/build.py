@@ -7,13 +7,15 @@ Every layer of memory contributes; this module alone decides the order, the budg
     history          the window of stored messages; a change of working memory stands before the question
                      that first came after it
     ---              so far the prompt is stable: the thread's next prompt begins with it
-    recalled, call context, and the new input, which is never dropped
+    recalled         what other messages say about the question, fenced, in a user message
+    call context, and the new input, which is never dropped
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..._types import Message, TextPart
 from ...stores.base import Window
@@ -22,8 +24,15 @@ from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
 from .stability import fingerprint
 
+if TYPE_CHECKING:
+    from ..recall.render import RecalledBlock
+    from ..recall.turn import TurnRecall
+
 MEMORY_SHARE = 0.3
 """Most of the budget that working memory may take."""
+
+RECALL_SHARE = 0.4
+"""Most of what working memory leaves of the budget that recall may keep from history."""
 
 KEEP_AFTER_CUT = 0.7
 """How much of its room history keeps when it has outgrown it: less, so that the next cut is not next turn."""
@@ -44,7 +53,7 @@ class Layers:
     memory: str = ""
     memory_version: int = 0
     history: Sequence[Message] = ()
-    recalled: Sequence[Message] = ()
+    recall: TurnRecall | None = None
     context: Sequence[Message] = ()
     input: Sequence[Message] = ()
     window: Window | None = None
@@ -69,18 +78,22 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
     sizes = [count.message(message) for _, message in shown]
     dropped: list[Message] = []
+    room: int | None = None
     if layers.max_tokens is not None:
         fixed = count.text(instructions) + sum(size for _, _, size in tail)
         room = max(0, int(layers.max_tokens / count.scale) - fixed)
         memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE), count.text)
         if cut:
             moved.append("budget: working memory was shortened")
-        room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
-        if sum(sizes) > room:
-            first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+        room -= count.text(memory)
+        for_history = room - _reserved(layers.recall, room)
+        if sum(sizes) > for_history:
+            first = _first_that_fits(sizes, int(for_history * KEEP_AFTER_CUT))
             dropped = [stored for stored, _ in shown[:first]]
             shown, sizes = shown[first:], sizes[first:]
             moved.append(f"budget: the oldest {first} messages of the window were left out")
+        room -= sum(sizes)
+    recalled = _recalled(layers, {stored.id for stored, _ in shown}, room)
 
     head = () if not memory else (_memory_message(memory),)
     stable = (*head, *(message for _, message in shown))
@@ -89,16 +102,17 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
     report = ContextReport(
-        blocks=tuple(_blocks(layers, memory, [stored.id for stored, _ in shown], sum(sizes), tail)),
+        blocks=tuple(_blocks(layers, memory, [stored.id for stored, _ in shown], sum(sizes), recalled, tail)),
         dropped=tuple(message.id for message in dropped),
         breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
+        degraded=() if layers.recall is None or not layers.recall.degraded else (layers.recall.degraded,),
     )
     begin = next((stored.seq for stored, _ in shown if stored.seq), 0)
     return (
         Prompt(
             instructions=instructions,
-            messages=(*stable, *layers.recalled, *(message for _, message, _ in tail if message)),
+            messages=(*stable, *_recalled_message(recalled), *(message for _, message, _ in tail if message)),
             report=report,
             stable=len(stable),
         ),
@@ -138,6 +152,33 @@ def _fit_memory(text: str, room: int, count: Callable[[str], int]) -> tuple[str,
     return first(fit), True
 
 
+def _reserved(recall: TurnRecall | None, room: int) -> int:
+    """How much of the room is kept for what was recalled: what it may take, but not most of it."""
+    if recall is None or recall.result is None or not recall.result.hits:
+        return 0
+    return min(recall.settings.max_tokens, int(room * RECALL_SHARE))
+
+
+def _recalled(layers: Layers, shown: Collection[str], room: int | None) -> list[RecalledBlock]:
+    recall = layers.recall
+    if recall is None or recall.result is None or not recall.result.hits:
+        return []
+    from ..recall.render import FENCE_TOKENS, choose
+
+    most = recall.settings.max_tokens
+    if room is not None:
+        most = min(most, room - FENCE_TOKENS)
+    return choose(recall, shown, most, layers.counting.text) if most > 0 else []
+
+
+def _recalled_message(blocks: Sequence[RecalledBlock]) -> tuple[Message, ...]:
+    if not blocks:
+        return ()
+    from ..recall.render import fence
+
+    return (Message(role="user", id="recalled", parts=[TextPart(fence(blocks))]),)
+
+
 # -- blocks ------------------------------------------------------------------------------------------
 
 
@@ -146,6 +187,7 @@ def _blocks(
     memory: str,
     history: Sequence[str],
     history_tokens: int,
+    recalled: Sequence[RecalledBlock],
     tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
     count, blocks = layers.counting, list[Block]()
@@ -174,12 +216,17 @@ def _blocks(
         f"the newest {len(history)} messages of the thread",
         stable=True,
     )
-    message_block(
-        "recalled",
-        [message.id for message in layers.recalled],
-        sum(count.message(message) for message in layers.recalled),
-        "recalled for this question",
-    )
+    blocks += [
+        Block(
+            kind="recalled",
+            tokens=count.scaled(count.text(block.text)),
+            sources=block.sources,
+            why=block.why,
+            text=block.text,
+            scores=block.scores,
+        )
+        for block in recalled
+    ]
     called = len(layers.context)
     for kind, part, why in (
         ("context", tail[:called], "context of this call, not stored"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..._types import Message
@@ -26,6 +27,8 @@ class Block:
     stable: bool = False
     text: str = ""
     """The block as the model sees it; empty for messages, which `sources` names."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of a recalled block: the score of each hit by its id. Sources without one are neighbours of hits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +37,15 @@ class ContextReport:
 
     `dropped` are ids of stored messages that the budget left out, `breaks` the reasons why this prompt does
     not begin like the thread's last one (a moved window, a budget decision, other instructions, ...): empty
-    means that a provider's prefix cache still holds.
+    means that a provider's prefix cache still holds. `degraded` says what memory could not do for this turn,
+    such as recall while its embedder is down: the turn went on without.
     """
 
     blocks: tuple[Block, ...] = ()
     dropped: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     budget: int | None = None
+    degraded: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
