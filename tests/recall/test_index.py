@@ -43,7 +43,7 @@ def connection() -> Iterator[Connection]:
 
 def opened(path: str) -> Connection:
     """A database with the schema and the owners "owner-1" to "owner-12", numbered so."""
-    db = connect_apsw(path, False)
+    db = connect_apsw(path, "create")
     db.execute("PRAGMA secure_delete = ON")
     migrate(db, path)
     for n in range(1, 13):

@@ -150,7 +150,7 @@ class Turn:
     @property
     def writes(self) -> bool:
         """Whether this turn stores anything."""
-        return not self.settings.read_only and self.settings.last_messages != 0
+        return self.settings.writes
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
@@ -422,7 +422,8 @@ async def open_turn(
 
     The input is compared with what is stored: a client that replays the whole conversation adds only
     what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
-    when a run of this `run_id` is under way, or was made for other input.
+    when a run of this `run_id` is under way, or was made for other input, and when a message that is new
+    here has an id that another thread of the owner uses.
     """
     for message in input:
         if message.thread_id is not None and message.thread_id != thread.id:
@@ -447,7 +448,15 @@ async def open_turn(
             raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
         answer = await _messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
-    new, again = new_messages([without_context(message) for message in input], state.known, started)
+    here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
+    new, again = new_messages([without_context(message) for message in input], here, started)
+    if settings.writes:
+        for message in new:
+            if message.id in state.known and message.id not in here:
+                raise ConflictError(
+                    f"message id {message.id!r} is in use in another of the owner's threads; "
+                    "leave the id out to send the message as a new one"
+                )
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
         history, moved = (

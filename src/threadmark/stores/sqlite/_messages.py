@@ -11,7 +11,7 @@ from ..._errors import ConflictError
 from ..._ids import check_filter, check_id, check_metadata
 from ..._types import Message, MessagePage
 from ..base import MessageChange, MessageQuery
-from . import _recall, _threads
+from . import _observation_changes, _recall, _threads
 from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
@@ -57,14 +57,18 @@ def save(
             seq += 1
             placed.append((seq, row[8]))
             continue
-        db.execute(_REPLACE, (*row[1:8], owner, message.id, thread_id))
-        if not db.changes():
-            raise ConflictError(f"message id {message.id!r} is in use in another of the owner's threads")
-        placed.append(
-            db.execute(
-                "SELECT seq, created_at FROM messages WHERE resource_id = ? AND id = ?", (owner, message.id)
-            )[0]
+        before = db.execute(
+            "SELECT seq, created_at, role, speaker_id, parts FROM messages "
+            "WHERE resource_id = ? AND id = ? AND thread_id = ?",
+            (owner, message.id, thread_id),
         )
+        if not before:
+            raise ConflictError(f"message id {message.id!r} is in use in another of the owner's threads")
+        old, created_at, *content = before[0]
+        if content != [row[1], row[2], row[5]]:
+            _observation_changes.forget(db, number, [old], gone=False)
+        db.execute(_REPLACE, (*row[1:8], owner, message.id, thread_id))
+        placed.append((old, created_at))
     return placed, seq - last_seq
 
 
@@ -83,7 +87,7 @@ def list_page(db: Connection, owner: str, query: MessageQuery) -> MessagePage:
         where = "resource_id = ?"
         bound: list[Any] = [owner, *params]
         keys = "created_at {0}, key {0}"
-        total = None
+        total = None if conditions else _threads.count_messages(db, owner)
     else:
         thread = _threads.find(db, owner, query.thread_id)
         if thread is None:
@@ -200,6 +204,8 @@ def update(
         for key in change.remove:
             metadata.pop(key, None)
         parts = message.parts if change.parts is None else change.parts
+        if parts != message.parts:
+            _observation_changes.forget(db, thread[0], [rows[0][2]], gone=False)
         db.execute(
             "UPDATE messages SET parts = ?, metadata = ? WHERE key = ?",
             (parts_to_json(parts), to_json(metadata) if metadata else None, rows[0][0]),
@@ -217,6 +223,12 @@ def delete(db: Connection, owner: str, thread_id: str, ids: Sequence[str], now: 
     thread = _threads.find(db, owner, thread_id)
     if thread is None:
         return []
+    found = db.execute(
+        "SELECT seq FROM messages WHERE resource_id = ? AND thread_id = ? "
+        "AND id IN (SELECT value FROM json_each(?))",
+        (owner, thread_id, to_json([check_id("message", id_) for id_ in ids])),
+    )
+    _observation_changes.forget(db, thread[0], [row[0] for row in found], gone=True)
     gone: dict[str, int] = {}
     for id_ in dict.fromkeys([check_id("message", id_) for id_ in ids]):
         for (key,) in db.execute(

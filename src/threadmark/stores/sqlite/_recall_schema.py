@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._driver import Connection
 
 
-def m003_recall(db: Connection) -> None:
+def m006_recall(db: Connection) -> None:
     """The recall index: what `enable_recall` fills. `key` is `messages.key` everywhere.
 
     `recall_state` has its one row while recall is on: messages up to `backfill_end` were there before, and

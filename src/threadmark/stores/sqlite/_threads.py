@@ -9,7 +9,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
-from . import _recall, _working
+from . import _observation_changes, _recall, _working
 from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
@@ -74,6 +74,12 @@ def count(db: Connection, owner: str, change: int) -> None:
             "AND NOT EXISTS (SELECT 1 FROM working_memory WHERE resource_id = ?1)",
             (owner,),
         )
+
+
+def count_messages(db: Connection, owner: str) -> int:
+    """How many messages the owner has, from what each thread knows of its own."""
+    rows = db.execute("SELECT sum(message_count) FROM threads WHERE resource_id = ?", (owner,))
+    return int(rows[0][0] or 0)
 
 
 def create(db: Connection, owner: str, thread: NewThread) -> Thread:
@@ -155,6 +161,7 @@ def delete(db: Connection, owner: str, thread_id: str) -> dict[str, int]:
     db.execute("DELETE FROM runs WHERE thread_number = ?", (number,))
     removed["runs"] = db.changes()
     removed["working_memory"] = _working.delete(db, owner, number)
+    removed["observations"] = _observation_changes.delete_thread(db, number)
     db.execute("DELETE FROM threads WHERE number = ?", (number,))
     removed["threads"] = 1
     count(db, owner, -1)
@@ -187,9 +194,11 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     ids: dict[str, str] = {}
     keys: dict[int, int] = {}
     rows = []
+    seqs = []
     for seq, row in enumerate(_rows_to_copy(db, source_row[0], request), start=1):
         ids[row[3]] = new_id = check_id("message", request.new_id())
         keys[row[0]] = first_key(number) + seq
+        seqs.append(row[2])
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *row[4:10], row[11]))
     taken = db.execute(
         "SELECT 1 FROM messages WHERE resource_id = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1",
@@ -217,6 +226,8 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         ),
     )
     _working.copy_thread(db, owner, source_row[0], to, number, request.now)
+    copied = {old: place for place, old in enumerate(seqs, start=1)}
+    _observation_changes.copy_thread(db, source_row[0], to, request.id, number, copied)
     return ThreadClone(thread=thread_from_row(need(db, to, request.id)), id_map=ids)
 
 
@@ -295,6 +306,7 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
             f"UPDATE {table} SET resource_id = ? WHERE resource_id = ? AND thread_number = ?",
             (new_owner, owner, number),
         )
-    count(db, owner, -1)
     count(db, new_owner, 1)
+    _observation_changes.transfer(db, owner, number, new_owner)
+    count(db, owner, -1)
     return thread_from_row(need(db, new_owner, thread_id))

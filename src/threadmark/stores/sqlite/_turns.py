@@ -7,7 +7,7 @@ from ..._errors import NotFoundError
 from ..._ids import check_id, check_metadata
 from ..._types import Message, WorkingMemoryVersion
 from ..base import NewThread, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
-from . import _messages, _recall, _runs, _threads, _working
+from . import _messages, _observations, _recall, _runs, _threads, _working
 from ._driver import Connection, Row
 from ._rows import first_key, thread_from_row
 
@@ -24,16 +24,19 @@ def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
                 history = _messages.newest(db, row[0], query.last + query.slack, row[14])
             if len(history) < query.last:
                 history = _messages.newest(db, row[0], query.last)
-        if query.known_ids:
-            found = _messages.by_ids(db, owner, query.known_ids, query.thread_id, 0, 0)
-            known = {message.id: message for message in found}
+    if query.known_ids:
+        found = _messages.by_ids(db, owner, query.known_ids, None, 0, 0)
+        known = {message.id: message for message in found}
     return TurnState(
         thread=None if row is None else thread_from_row(row),
         history=tuple(history),
         known=known,
         run=None if query.run_id is None else _runs.get(db, owner, query.run_id),
         working_memory=_working_memory(db, owner, query, row, None),
-        window=Window() if row is None else Window(seq=row[14], memory=row[15], fingerprint=row[16]),
+        window=Window()
+        if row is None
+        else Window(seq=row[14], memory=row[15], fingerprint=row[16], counted=row[17]),
+        observations=_observations.read(db, owner, query.observations) if query.observations else None,
         shown_memory=_working_memory(db, owner, query, row, row[15]) if row and row[15] else None,
     )
 
@@ -88,12 +91,12 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
     keys = [first_key(number) + seq for seq, _ in placed]
     _recall.wrote(db, owner, zip(keys, stored, strict=True), turn.now)
     updated = _threads.later(row, turn.now)
-    window = row[14:17]
+    window = row[14:18]
     if turn.window is not None:
-        window = (turn.window.seq, turn.window.memory, turn.window.fingerprint)
+        window = (turn.window.seq, turn.window.memory, turn.window.fingerprint, turn.window.counted)
     db.execute(
         "UPDATE threads SET metadata = ?, updated_at = ?, message_count = ?, last_seq = ?, version = ?, "
-        "window_seq = ?, window_memory = ?, window_fingerprint = ? WHERE number = ?",
+        "window_seq = ?, window_memory = ?, window_fingerprint = ?, window_counted = ? WHERE number = ?",
         (metadata, updated, row[8] + added, row[9] + added, version, *window, number),
     )
     run = None if turn.run is None else _runs.write(db, owner, number, turn.thread_id, turn.run)

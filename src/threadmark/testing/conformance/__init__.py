@@ -63,6 +63,7 @@ for _topic in (
     "clone",
     "transfer",
     "erase",
+    "observations",
     "concurrency",
     "reopen",
 ):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._harness import Harness
 
-CAPABILITIES = frozenset({"scrub", "reopen", "processes", "recall"})
+CAPABILITIES = frozenset({"scrub", "reopen", "processes", "recall", "observations"})
 
 
 class NotOffered(unittest.SkipTest):
