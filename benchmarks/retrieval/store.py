@@ -12,7 +12,7 @@ from typing import Any
 
 from threadmark import Memory, Message, SemanticRecall, Speaker
 from threadmark.memory.recall.render import choose
-from threadmark.memory.recall.turn import TurnRecall
+from threadmark.memory.recall.turn import recall_for_turn
 from threadmark.memory.tokens import estimate_tokens
 from threadmark.recall.rank import Ranked
 from threadmark.recall.select import within_budget
@@ -63,12 +63,16 @@ async def _run(
                 ranked = [hit.message.id for hit in found]
                 places = [Ranked(0, place, hit.score, hit.why.rank) for place, hit in enumerate(found)]
                 fit = within_budget(places, {(0, p): tokens[id_] for p, id_ in enumerate(ranked)}, spent)
-                blocks = choose(
-                    TurnRecall(settings=settings, thread_id="", result=around),
-                    (),
-                    settings.max_tokens,
-                    estimate_tokens,
+                turn = await recall_for_turn(
+                    memory.recaller,
+                    conversation.id,
+                    "",
+                    memory.settings,
+                    history=(),
+                    input=[Message.user(question.text)],
+                    may_drop=False,
                 )
+                blocks = choose(turn, (), settings.max_tokens, estimate_tokens)
                 prompt = [id_ for block in blocks for id_ in block.sources]
                 row: dict[str, Any] = score(
                     ranked,
@@ -92,7 +96,7 @@ async def _run(
     return rows, {
         "index_ms": 1e3 * indexing / max(1, messages),
         "query_ms": 1e3 * asking / max(1, len(rows)),
-        "bytes": file.stat().st_size / max(1, messages) if file.exists() else 0.0,
+        "bytes": (await asyncio.to_thread(file.stat)).st_size / max(1, messages),
     }
 
 

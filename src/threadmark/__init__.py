@@ -68,11 +68,13 @@ if TYPE_CHECKING:
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.options import MemoryOptions
+    from .memory.recall import Recalled, RecallReason, RecallResult, SemanticRecall
+    from .memory.recall.indexing import IndexProgress
     from .memory.titles import GenerateTitle
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, Store
+    from .stores.base import MessageChange, RecallFilter, RecallState, Store
     from .stores.sqlite import SQLiteStore
 
 _HOMES = {
@@ -98,7 +100,9 @@ _HOMES = {
     ".memory.titles": ("GenerateTitle",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "Store"),
+    ".stores.base": ("MessageChange", "RecallFilter", "RecallState", "Store"),
+    ".memory.recall": ("RecallReason", "RecallResult", "Recalled", "SemanticRecall"),
+    ".memory.recall.indexing": ("IndexProgress",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -133,6 +137,7 @@ __all__ = [
     "Event",
     "FilePart",
     "GenerateTitle",
+    "IndexProgress",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",
@@ -147,11 +152,17 @@ __all__ = [
     "OwnershipError",
     "ProcessorError",
     "ReasoningPart",
+    "RecallFilter",
+    "RecallReason",
+    "RecallResult",
+    "RecallState",
+    "Recalled",
     "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
     "SchemaVersionError",
+    "SemanticRecall",
     "Speaker",
     "StepPart",
     "Store",

@@ -7,8 +7,10 @@ The arms are on absolute scales, so no arm is stretched to look sure of itself:
 * semantic: how far the cosine stands out from the cosines of the owner's other messages, in standard
   deviations. Where all stand alike, the arm adds nothing.
 
-Both are added. Where the arms disagree a sum favours what both find middling, so the first places of each arm
-count by themselves, too: what one arm is sure of stays in sight. Then comes what the query says about who and when, and a share of the thread's best message.
+Both are added. Where the arms disagree, a sum favours what both find middling; so the first places of each
+arm count by themselves, too, and what one arm is sure of stays in sight. Then comes what the query says
+about who and when, and a share of the thread's best message.
+
 Equal scores keep the order of thread and place in it. Everything is deterministic.
 """
 

@@ -163,12 +163,10 @@ def _recalled(layers: Layers, shown: Collection[str], room: int | None) -> list[
     recall = layers.recall
     if recall is None or recall.result is None or not recall.result.hits:
         return []
-    from ..recall.render import FENCE_TOKENS, choose
+    from ..recall.render import choose
 
-    most = recall.settings.max_tokens
-    if room is not None:
-        most = min(most, room - FENCE_TOKENS)
-    return choose(recall, shown, most, layers.counting.text) if most > 0 else []
+    most = recall.settings.max_tokens if room is None else room
+    return choose(recall, shown, most, layers.counting.text)
 
 
 def _recalled_message(blocks: Sequence[RecalledBlock]) -> tuple[Message, ...]:

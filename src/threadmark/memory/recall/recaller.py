@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..._errors import ConfigurationError, ModelError, ThreadmarkError, ValidationError
 from ..._types import Message
 from ...recall.query import Query, parse_query
-from ...recall.rank import Ranked, Settings
+from ...recall.rank import Ranked, Settings, Why
 from ...recall.rerank import rerank
 from ...recall.text import searchable
 from ...stores.base import RecallFilter, RecallHit, RecallQuery, RecallState, Store
@@ -110,9 +110,12 @@ class Recaller:
         *,
         limit: int,
         offset: int = 0,
+        near: int | None = None,
         strict: bool = False,
     ) -> RecallResult:
         """What the owner's messages say about `text`: `limit` hits after the first `offset`.
+
+        The first `near` of them bring their neighbours, all if it is `None`.
 
         Where the embedder or the reranker fails, the answer says so in `degraded`; with `strict` a failure
         that leaves nothing to search by raises `ModelError`.
@@ -130,34 +133,35 @@ class Recaller:
         mode: Literal["lexical", "vector", "hybrid"] = (
             "lexical" if vector is None else "hybrid" if lexical else "vector"
         )
-        wider = settings.reranker is not None
+        reranks = settings.reranker is not None
+        apart = reranks or (near is not None and near < limit)
         request = RecallQuery(
             query=query,
             vector=vector,
             space=space,
             lexical=lexical,
-            limit=min(1000 - offset, max(20, RERANK_POOL * limit)) if wider else limit,
+            limit=min(1000 - offset, max(20, RERANK_POOL * limit)) if reranks else limit,
             offset=offset,
             threshold=settings.threshold,
             filter=filter,
-            before=0 if wider else settings.before,
-            after=0 if wider else settings.after,
+            before=0 if apart else settings.before,
+            after=0 if apart else settings.after,
             settings=Settings(recency=settings.recency, half_life=settings.half_life),
         )
         answer = await self.store.search_messages(owner, request)
         hits, messages = answer.hits, answer.messages
-        if wider and hits:
-            assert settings.reranker is not None
+        if reranks and hits:
             try:
                 hits = await _reranked(settings.reranker, text, hits)
             except ModelError as error:
                 log.warning("recall goes on without its reranker: %s", error)
-                degraded = "; ".join(filter_none((degraded, str(error))))
+                degraded = str(error) if degraded is None else f"{degraded}; {error}"
             hits = hits[:limit]
-            messages = tuple(await self._neighbours(owner, [hit.message for hit in hits], settings))
+        if apart and hits:
+            messages = await self._with_neighbours(owner, [hit.message for hit in hits], near, settings)
         return RecallResult(
             query=text,
-            hits=tuple([_recalled(hit, messages, settings) for hit in hits]),
+            hits=_recalled(hits, messages, settings),
             messages=messages,
             mode=mode,
             degraded=degraded,
@@ -183,17 +187,14 @@ class Recaller:
             return query, None, None, f"searched by words alone: {error}"
         return query, vector, None if vector is None else embedder.name, None
 
-    async def _neighbours(
-        self, owner: str, found: Sequence[Message], settings: SemanticRecall
-    ) -> list[Message]:
-        return await self.store.get_messages(
-            owner, [message.id for message in found], before=settings.before, after=settings.after
-        )
-
-
-def filter_none(values: Sequence[str | None]) -> list[str]:
-    """Those that are there."""
-    return [value for value in values if value]
+    async def _with_neighbours(
+        self, owner: str, found: Sequence[Message], near: int | None, settings: SemanticRecall
+    ) -> tuple[Message, ...]:
+        """`found` and the neighbours of the first `near`, each once, in order."""
+        ids = [message.id for message in found[:near]]
+        around = await self.store.get_messages(owner, ids, before=settings.before, after=settings.after)
+        known = {message.id: message for message in (*around, *found)}
+        return tuple(sorted(known.values(), key=lambda message: (message.thread_id or "", message.seq or 0)))
 
 
 async def _reranked(reranker: Any, text: str, hits: Sequence[RecallHit]) -> tuple[RecallHit, ...]:
@@ -207,22 +208,25 @@ async def _reranked(reranker: Any, text: str, hits: Sequence[RecallHit]) -> tupl
     )
 
 
-def _recalled(hit: RecallHit, messages: Sequence[Message], settings: SemanticRecall) -> Recalled:
-    near = tuple(
-        [message for message in messages if _is_near(message, hit.message, settings.before, settings.after)]
-    )
-    scores = {name: value for name, value in asdict(hit.why).items() if name != "terms" and value}
-    why = RecallReason(
-        rank=hit.rank,
-        scores=scores,
-        terms=hit.why.terms,
-        sources=(hit.message.id,),
-        window=tuple([message.id for message in near]),
-    )
-    return Recalled(message=hit.message, score=hit.score, why=why, window=near)
+_SCORES = tuple(item.name for item in fields(Why) if item.name != "terms")
 
 
-def _is_near(message: Message, hit: Message, before: int, after: int) -> bool:
-    if message.thread_id != hit.thread_id or message.seq is None or hit.seq is None:
-        return message.id == hit.id
-    return hit.seq - before <= message.seq <= hit.seq + after
+def _recalled(
+    hits: Sequence[RecallHit], messages: Sequence[Message], settings: SemanticRecall
+) -> tuple[Recalled, ...]:
+    """The hits with their reasons, and those of `messages` that are their neighbours."""
+    places = {(message.thread_id, message.seq): message for message in messages}
+    reach = range(-settings.before, settings.after + 1)
+    found = []
+    for hit in hits:
+        thread, seq = hit.message.thread_id, hit.message.seq or 0
+        near = tuple([places[thread, seq + step] for step in reach if (thread, seq + step) in places])
+        why = RecallReason(
+            rank=hit.rank,
+            scores={name: value for name in _SCORES if (value := getattr(hit.why, name))},
+            terms=hit.why.terms,
+            sources=(hit.message.id,),
+            window=tuple([message.id for message in near]),
+        )
+        found.append(Recalled(message=hit.message, score=hit.score, why=why, window=near))
+    return tuple(found)

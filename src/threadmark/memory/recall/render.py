@@ -2,12 +2,18 @@
 
     <recalled>
     <from_this_conversation>
-    <message date="2026-11-03 14:05 UTC" by="Ana">I moved to Porto.</message>
+    [2026-11-03]
+    Ana: I moved to Porto.
+    assistant: How do you like it?
     </from_this_conversation>
-    <from_another_conversation>
-    ...
+    <from_other_conversations>
+    [2026-10-28]
+    Ben: ...
 
-Everything in it was written by others: it is escaped, one message a line, and none can close an element.
+A line in brackets says the day of the lines after it (in UTC), and stands also where another conversation begins.
+
+Everything in it was written by others: it is escaped, one message a line, so that none can close an element
+or look like another message.
 """
 
 from __future__ import annotations
@@ -27,8 +33,13 @@ from .turn import TurnRecall
 
 FENCE_TOKENS = 40
 """What the elements around recalled messages take."""
+HEADING_TOKENS = 9
+"""What a line that says the day takes."""
 LEAST = 24
 """Fewest tokens for which a message is worth being cut."""
+NEIGHBOURS_SHARE = 0.2
+"""How much of the room is left for neighbours where the ranking fills it."""
+_NAME = re.compile(r"[\[\]:]+")
 _BREAK = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*")
 
 
@@ -48,32 +59,52 @@ class _Line:
     text: str
     tokens: int
 
+    @property
+    def group(self) -> tuple[str | None, str]:
+        """The conversation and the day: lines of one stand under one heading."""
+        return self.message.thread_id, when(self.message)[:10]
+
 
 def choose(
     recall: TurnRecall, shown: Collection[str], room: int, count: Callable[[str], int]
 ) -> list[RecalledBlock]:
     """The best of what was recalled that is not `shown` already and fits `room` tokens.
 
-    Hits come first, by rank; then, where there is room left, the neighbours of the best. What one hit leaves
-    of its share of the room, others may take. A hit that neither words nor meaning speak for is none.
+    First the `top_k` best, each within its share of the room; then more hits, where the settings fill it; then
+    the neighbours of the best, in order of rank. A hit that neither words nor meaning speak for is none.
     """
     result, settings = recall.result, recall.settings
     if result is None:
         return []
-    hits = [hit for hit in result.hits if hit.message.id not in shown and _speaks(hit)][: settings.top_k]
-    wanted = [(hit.message, hit.why.terms) for hit in hits]
-    taken = {message.id for message, _ in wanted}
-    lines = _fit(wanted, min(room, settings.max_tokens), count)
-    left = min(room, settings.max_tokens) - sum(line.tokens for line in lines)
-    for hit in hits:
-        for message in hit.window:
-            if message.id in taken or message.id in shown:
-                continue
-            taken.add(message.id)
-            line = _line(message, searchable(message), count)
-            if line is not None and line.tokens <= left:
+    room = min(room, settings.max_tokens) - FENCE_TOKENS
+    hits = [hit for hit in result.hits if hit.message.id not in shown and _speaks(hit)]
+    first, more = hits[: settings.top_k], hits[settings.top_k :] if settings.fills else []
+    lines = _fit(first, room, count)
+    taken = {hit.message.id for hit in first}
+    headed = {line.group for line in lines}
+    left = room - sum(line.tokens for line in lines) - HEADING_TOKENS * len(headed)
+
+    def add(message: Message, terms: tuple[str, ...] = ()) -> None:
+        nonlocal left
+        if message.id not in taken and message.id not in shown:
+            line = _cut_line(message, terms, room // settings.top_k, count)
+            if line is None:
+                return
+            cost = line.tokens + (0 if line.group in headed else HEADING_TOKENS)
+            if cost <= left:
+                taken.add(message.id)
+                headed.add(line.group)
                 lines.append(line)
-                left -= line.tokens
+                left -= cost
+
+    spare = int(room * NEIGHBOURS_SHARE) if more else 0
+    for hit in more:
+        if left <= spare:
+            break
+        add(hit.message, hit.why.terms)
+    for hit in first:
+        for message in hit.window:
+            add(message)
     scores = {hit.message.id: round(hit.score, 4) for hit in hits}
     here = [line for line in lines if line.message.thread_id == recall.thread_id]
     there = [line for line in lines if line.message.thread_id != recall.thread_id]
@@ -81,7 +112,7 @@ def choose(
         block
         for block in (
             _block("from_this_conversation", "earlier in this conversation", here, scores, result),
-            _block("from_another_conversation", "from other conversations", there, scores, result),
+            _block("from_other_conversations", "from other conversations", there, scores, result),
         )
         if block is not None
     ]
@@ -103,6 +134,19 @@ def when(message: Message) -> str:
     return "" if message.created_at is None else f"{message.created_at:%Y-%m-%d %H:%M} UTC"
 
 
+def _by_day(lines: Sequence[_Line]) -> list[str]:
+    """The lines, each day's after one that says the day (in UTC)."""
+    listed: list[str] = []
+    last = ""
+    for line in lines:
+        day = when(line.message)[:10]
+        if day != last:
+            listed.append(f"[{day or 'unknown day'}]")
+            last = day
+        listed.append(line.text)
+    return listed
+
+
 def _speaks(hit: Recalled) -> bool:
     scores = hit.why.scores
     return sum(scores.get(name, 0.0) for name in ("lexical", "semantic", "context", "rerank")) > 0
@@ -114,15 +158,9 @@ def _block(
     ordered = sorted(lines, key=lambda line: (line.message.thread_id or "", line.message.seq or 0))
     if not ordered:
         return None
-    if name == "from_this_conversation":
-        groups = [ordered]
-    else:
-        groups = [list(group) for _, group in groupby(ordered, key=lambda line: line.message.thread_id)]
-        # The conversation whose newest line is oldest first.
-        groups.sort(key=lambda group: when(group[-1].message))
-    text = "\n".join(
-        "\n".join([f"<{name}>", *(line.text for line in group), f"</{name}>"]) for group in groups
-    )
+    groups = [list(group) for _, group in groupby(ordered, key=lambda line: line.message.thread_id)]
+    groups.sort(key=lambda group: when(group[-1].message))  # the one that ended last stands last
+    text = "\n".join([f"<{name}>", *(line for group in groups for line in _by_day(group)), f"</{name}>"])
     ids = tuple([line.message.id for group in groups for line in group])
     found = {id_: scores[id_] for id_ in ids if id_ in scores}
     listed = ", ".join(f"{id_} {score:.2f}" for id_, score in found.items())
@@ -131,26 +169,31 @@ def _block(
     return RecalledBlock(text=text, why=why, sources=ids, scores=found)
 
 
-def _fit(
-    wanted: Sequence[tuple[Message, tuple[str, ...]]], room: int, count: Callable[[str], int]
-) -> list[_Line]:
-    """Lines of the messages, best first, in `room` tokens. Those longer than their share are cut to it."""
-    lines = [_line(message, searchable(message), count) for message, _ in wanted]
+def _fit(wanted: Sequence[Recalled], room: int, count: Callable[[str], int]) -> list[_Line]:
+    """Lines of the hits, best first, in `room` tokens. Those longer than their share are cut to it."""
+    lines = [_line(hit.message, searchable(hit.message), count) for hit in wanted]
+    room -= HEADING_TOKENS * len({line.group for line in lines if line is not None})
     share = _share([line.tokens for line in lines if line is not None], room)
     fit: list[_Line] = []
-    for line, (message, terms) in zip(lines, wanted, strict=True):
-        if line is None:
-            continue
-        if line.tokens > share:
-            text = excerpt(searchable(message), terms, share)
-            shorter = _line(message, text, count) if text else None
-            if shorter is None:
-                continue
-            line = shorter
-        if line.tokens <= room:
+    for line, hit in zip(lines, wanted, strict=True):
+        if line is not None and line.tokens > share:
+            line = _cut_line(hit.message, hit.why.terms, share, count)
+        if line is not None and line.tokens <= room:
             fit.append(line)
             room -= line.tokens
     return fit
+
+
+def _cut_line(
+    message: Message, terms: Sequence[str], tokens: int, count: Callable[[str], int]
+) -> _Line | None:
+    """The line of a message, cut to `tokens` tokens if it is longer; `None` if too little would be left."""
+    text = searchable(message)
+    line = _line(message, text, count)
+    if line is None or line.tokens <= tokens:
+        return line
+    shorter = excerpt(text, terms, tokens)
+    return _line(message, shorter, count) if shorter else None
 
 
 def _share(sizes: Sequence[int], room: int) -> int:
@@ -166,7 +209,7 @@ def _share(sizes: Sequence[int], room: int) -> int:
 
 def excerpt(text: str, terms: Sequence[str], tokens: int) -> str:
     """The part of `text`, `tokens` tokens at most, with most of the terms; "" where it would be too short."""
-    room = tokens - LEAST  # for the date, the name and the marks of what was cut
+    room = tokens - LEAST // 2  # for the name and the marks of what was cut
     if room < LEAST:
         return ""
     parts = cut(text, room)
@@ -181,7 +224,5 @@ def _line(message: Message, text: str, count: Callable[[str], int]) -> _Line | N
     said = _BREAK.sub(" / ", text.strip())
     if not said:
         return None
-    date = when(message)
-    dated = f' date="{date}"' if date else ""
-    line = f'<message{dated} by="{attribute(who(message))}">{escape(said)}</message>'
+    line = f"{_NAME.sub(' ', attribute(who(message))).strip()}: {escape(said)}"
     return _Line(message, line, count(line) + 1)

@@ -36,8 +36,11 @@ class SemanticRecall:
         embedder: An `Embedder`, an embedder of Pydantic AI, `"provider:model"`, "static" (the package's own
             table) or "minilm"; `None` is the memory's, and that "static" by default where numpy is installed.
         reranker: Orders the best hits anew, from query and text.
-        max_tokens: Most tokens (estimated) that recalled messages take in a prompt; long messages are cut to
-            the part that fits the question.
+        max_tokens: Most tokens (estimated) that recalled messages take in a prompt. A message that would take
+            more than its share is cut to the part that fits the question.
+        fill: Whether a prompt gets more than `top_k` messages while `max_tokens` has room: more of the
+            ranking finds more than neighbours do. By default (`None`) it does while `top_k` and `window` are
+            left as they are. It means nothing to `user.recall`.
         recency: Added to the score of the newest candidate, and half of it every `half_life` days before.
         half_life: In days.
         tool: Whether the agent gets the tool `recall`, to search on its own, count, list and read on.
@@ -52,7 +55,8 @@ class SemanticRecall:
     mode: RecallMode = "auto"
     embedder: Embedder | str | Any = None
     reranker: Reranker | None = None
-    max_tokens: int = 2000
+    max_tokens: int = 1000
+    fill: bool | None = None
     recency: float = 0.0
     half_life: float = 30.0
     tool: bool = True
@@ -77,9 +81,16 @@ class SemanticRecall:
         check_count("max_tokens", self.max_tokens)
         if not isinstance(self.tool, bool):
             raise ConfigurationError(f"tool must be True or False, not {self.tool!r}")
+        if self.fill is not None and not isinstance(self.fill, bool):
+            raise ConfigurationError(f"fill must be True, False or None, not {self.fill!r}")
         if self.reranker is not None and not callable(getattr(self.reranker, "rerank", None)):
             raise ConfigurationError("reranker needs a method `rerank(query, texts)`")
         as_filter(self.filter)
+
+    @property
+    def fills(self) -> bool:
+        """Whether a prompt's room for recall is filled down the ranking."""
+        return (self.top_k, self.window) == (4, (1, 1)) if self.fill is None else self.fill
 
     @property
     def before(self) -> int:

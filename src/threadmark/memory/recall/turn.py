@@ -19,6 +19,8 @@ log = logging.getLogger("threadmark")
 
 SPARE = 200
 """Most hits asked for beyond `top_k` where the budget may leave out messages of the history."""
+TOKENS_A_HIT = 25
+"""A prompt that is to be filled asks for a hit for each so many tokens: few messages are shorter."""
 
 INSTRUCTIONS = """# Recall
 Before the question, a <recalled> element may hold messages that memory found for it: quotes from earlier in
@@ -70,11 +72,15 @@ async def recall_for_turn(
         exclude_ids=(*wanted.exclude_ids, *(message.id for message in input)),
         exclude_from={**wanted.exclude_from, **shown},
     )
-    extra = min(len(history), SPARE) if may_drop else 0
+    limit = settings.top_k + (min(len(history), SPARE) if may_drop else 0)
+    if settings.fills:
+        limit = max(limit, min(SPARE, settings.max_tokens // TOKENS_A_HIT))
     try:
         if not memory.read_only:
             await recaller.prepare(settings)
-        result = await recaller.search(owner, text, settings, wanted, limit=settings.top_k + extra)
+        result = await recaller.search(
+            owner, text, settings, wanted, limit=limit, near=None if may_drop else settings.top_k
+        )
     except Exception as error:
         log.warning("the turn goes on without recall: %s", error)
         why = f"recall failed: {type(error).__name__}: {error}"
