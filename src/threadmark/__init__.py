@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .memory.working import WorkingMemory
     from .models.base import Model
     from .stores.base import MessageChange, RecallFilter, RecallState, Store
+    from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
 
 _HOMES = {
@@ -103,6 +104,7 @@ _HOMES = {
     ".stores.base": ("MessageChange", "RecallFilter", "RecallState", "Store"),
     ".memory.recall": ("RecallReason", "RecallResult", "Recalled", "SemanticRecall"),
     ".memory.recall.indexing": ("IndexProgress",),
+    ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -150,6 +152,7 @@ __all__ = [
     "Output",
     "OutputError",
     "OwnershipError",
+    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
     "RecallFilter",

@@ -167,12 +167,14 @@ class Agent:
             raise ValidationError(
                 "the prompt holds nothing new: it ends with an answer that is stored already"
             )
+        if turn is not None:
+            tools = tools.with_memory(turn.tools())
         plan = Plan(
             run_id=call.run_id,
             agent=self.name,
             model=model,
-            tools=tools if turn is None else tools.with_memory(turn.tools()),
-            prompt=lambda accepted: _prompt(turn, instructions, call, accepted),
+            tools=tools,
+            prompt=lambda accepted: _prompt(turn, instructions, call, accepted, tools, model),
             input=new,
             settings={**self.settings, **call.settings} if call.settings else self.settings,
             max_steps=call.max_steps or self.max_steps,
@@ -276,12 +278,17 @@ class Agent:
 
 
 def _prompt(
-    turn: Turn | None, instructions: str, call: Call, input: Sequence[Message]
+    turn: Turn | None,
+    instructions: str,
+    call: Call,
+    input: Sequence[Message],
+    tools: ToolSet,
+    model: Model,
 ) -> memory_context.Prompt:
     if turn is not None:
-        return turn.prompt(instructions, call.system, call.context)
+        return turn.prompt(instructions, call.system, call.context, tools=tools.text(), model=model.name)
     layers = memory_context.Layers(
-        instructions=instructions, system=call.system, context=call.context, input=input
+        instructions=instructions, system=call.system, context=call.context, input=input, tools=tools.text()
     )
     return memory_context.build_prompt(layers)[0]
 

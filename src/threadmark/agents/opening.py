@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..memory.turn import without_context
+from ..memory.turn_input import without_context
 from .settle import settle
 from .state import RunState
 
@@ -18,6 +18,8 @@ async def accept(state: RunState) -> None:
             if turn is not None:
                 turn.take_input(made)
                 state.input = turn.input
+    if turn is not None:
+        await turn.prepare(state.plan.model.name)
     state.prompt = state.plan.prompt(state.input)
     state.report = state.prompt.report
 

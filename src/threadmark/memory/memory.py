@@ -16,6 +16,7 @@ from ..stores._url import open_store
 from ..stores.base import RecallState, Store
 from .admin import Admin
 from .background import Background, OnEvent
+from .counting import Counters
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
 from .turn import ThreadSpec, Turn, open_turn
@@ -34,7 +35,8 @@ class Memory:
     """An agent's memory.
 
     Args:
-        storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory), or a `Store`. Nothing is
+        storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory, `postgresql://…` a server),
+            or a `Store`. Nothing is
             opened before the first use.
         clock: Gives the current time as an aware datetime; the system's clock by default.
         embedder: What turns texts into vectors for recall, unless `SemanticRecall` names one: an `Embedder`,
@@ -65,6 +67,7 @@ class Memory:
         self.now: Callable[[], datetime] = clock or _ids.now
         self.admin = Admin(self)
         self.background = Background(on_event)
+        self.counters = Counters()
         self._embedder = embedder
         self._recaller: Recaller | None = None
         if self.settings.semantic_recall is not None or embedder is not None:
@@ -121,6 +124,7 @@ class Memory:
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
             background=self.background,
             recaller=lambda: self.recaller,
+            counters=self.counters,
         )
 
     async def open(self) -> None:

@@ -7,18 +7,15 @@ commit unless `save_user_first` asks for it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .._codec import parts_to_json
 from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_metadata, check_text
-from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
+from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
-    MessageQuery,
     RunWrite,
     Store,
     TurnQuery,
@@ -28,9 +25,11 @@ from ..stores.base import (
     Window,
 )
 from .context import Layers, Prompt, build_prompt
-from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .context.render import context_part, render_memory, render_memory_update, shown_version
+from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .tools import MemoryTool
+from .turn_input import before, claim_of, may_retry, messages_of, move_window, new_messages, without_context
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -105,6 +104,7 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        counters: Counters,
         recall: TurnRecall | None = None,
         recaller: Recaller | None = None,
     ) -> None:
@@ -124,6 +124,8 @@ class Turn:
         self._state = state
         self._moved = moved
         self._window: Window | None = None
+        self._counters = counters
+        self._counts = TurnCounts(counters, state.window.counted)
         self._draft: Draft | None = None
         if settings.working_memory is not None:
             from .working.draft import Draft
@@ -156,7 +158,7 @@ class Turn:
         """The tools that memory offers to the agent in this turn."""
         found: list[MemoryTool] = []
         working = self.settings.working_memory
-        if working is not None and self._draft is not None and working.writable and self.writes:
+        if working is not None and self._draft is not None and self._may_note:
             from .working.tool import update_tool
 
             found.append(update_tool(working, self._draft))
@@ -166,27 +168,64 @@ class Turn:
             found.append(recall_tool(self._recaller, self.resource_id, self._recall))
         return tuple(found)
 
-    def prompt(self, instructions: str = "", system: str = "", context: Sequence[Message] = ()) -> Prompt:
-        """What the model sees: memory's layers, the call's `context` messages and the new input."""
-        memory, version = self._shown_memory()
-        prompt, window = build_prompt(
-            Layers(
-                instructions=instructions,
-                memory_instructions=self._memory_instructions(),
-                system=system,
-                memory=memory,
-                memory_version=version,
-                history=self.history,
-                recall=self._recall,
-                context=context,
-                input=self.input,
-                window=self._state.window,
-                moved=self._moved,
-                max_tokens=self.settings.max_context_tokens,
-            )
+    @property
+    def _may_note(self) -> bool:
+        """Whether the model may change working memory in this turn."""
+        working = self.settings.working_memory
+        return working is not None and working.writable and self.writes
+
+    async def prepare(self, model: str) -> None:
+        """With `max_context_tokens`: have the model's exact tokenizer ready, if one is installed."""
+        if self.settings.max_context_tokens is not None:
+            await self._counters.load(model)
+
+    def prompt(
+        self,
+        instructions: str = "",
+        system: str = "",
+        context: Sequence[Message] = (),
+        *,
+        tools: str = "",
+        model: str = "",
+    ) -> Prompt:
+        """What the model sees: memory's layers, the call's `context` messages and the new input.
+
+        `model` is its name, by which tokens are counted, and `tools` the text of what it is told of its
+        tools, which is only counted. Both may be left out.
+        """
+        memory, version = self._shown_memory(fresh=self._fresh())
+        budget = self.settings.max_context_tokens
+        counting = self._counts.use(model, exact=budget is not None)
+        layers = Layers(
+            instructions=instructions,
+            memory_instructions=self._memory_instructions(),
+            system=system,
+            memory=memory,
+            memory_version=version,
+            history=self.history,
+            recall=self._recall,
+            context=context,
+            input=self.input,
+            window=self._state.window,
+            moved=self._moved,
+            max_tokens=budget,
+            tools=tools,
+            counting=counting,
+            counted=self._counts.known(),
         )
+        prompt, window = build_prompt(layers)
+        if prompt.report.dropped:
+            # What told of a change of working memory may be among what the budget left out.
+            memory, now = self._shown_memory(fresh=True)
+            if now != version:
+                prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         self._window = window
+        self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    def learn(self, usage: Usage) -> None:
+        """Correct later counts by what the provider reported for one call with exactly the last `prompt`."""
+        self._counts.learn(usage)
 
     def take_input(self, messages: Sequence[Message]) -> None:
         """Go on with `messages`, what processors made of the input, instead of `input`."""
@@ -200,9 +239,9 @@ class Turn:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
 
-    def _shown_memory(self) -> tuple[str, int]:
+    def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
-        version = self._state.working_memory if self._fresh() else self._state.shown_memory
+        version = self._state.working_memory if fresh else self._state.shown_memory
         working = self.settings.working_memory
         if working is None or version is None:
             return "", 0
@@ -231,7 +270,7 @@ class Turn:
         if self.settings.working_memory is not None:
             from .working.tool import instructions
 
-            texts.append(instructions(self.settings.working_memory))
+            texts.append(instructions(self.settings.working_memory, writable=self._may_note))
         if self._recall is not None:
             from .recall.turn import instructions as about_recall
 
@@ -398,7 +437,7 @@ class Turn:
                     state={"input": self._claim} if self._claimed else None,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
-                window=self._window if last else None,
+                window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
             ),
         )
         self._version += 1
@@ -416,6 +455,7 @@ async def open_turn(
     agent: str,
     run_id: str,
     background: Background,
+    counters: Counters,
     recaller: Callable[[], Recaller] | None = None,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
@@ -440,13 +480,13 @@ async def open_turn(
         ),
     )
     answer: tuple[Message, ...] = ()
-    run, claim = state.run, _claim_of(input)
+    run, claim = state.run, claim_of(input)
     if run is not None:
         if run.thread_id != thread.id or run.status in ("running", "suspended"):
             raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
         if run.state is not None and run.state.get("input") != claim:
             raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
-        answer = await _messages_of(store, resource, run)
+        answer = await messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
     here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
     new, again = new_messages([without_context(message) for message in input], here, started)
@@ -460,14 +500,14 @@ async def open_turn(
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
         history, moved = (
-            await _before(store, resource, again, settings),
+            await before(store, resource, again, settings),
             ("another answer to an earlier message",),
         )
-    retried = run if run is not None and _may_retry(run, answer) else None
+    retried = run if run is not None and may_retry(run, answer) else None
     if retried is not None and (asked := tuple(m for m in answer if m.role == "user")):
         # The question is stored already: it is asked again, and the failed attempt is no answer.
         new, again = asked, asked[0]
-        history = await _before(store, resource, again, settings)
+        history = await before(store, resource, again, settings)
     recall = recalling = None
     if settings.semantic_recall is not None and recaller is not None:
         recalling = recaller()
@@ -493,6 +533,7 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
+        counters=counters,
         recall=recall,
         recaller=recalling,
     )
@@ -512,80 +553,3 @@ async def _recall(
     return await recall_for_turn(
         recaller, resource, thread, settings, history=history, input=input, may_drop=may_drop
     )
-
-
-def _claim_of(input: Sequence[Message]) -> str:
-    """What identifies the input of a run: its texts and roles, not the ids it was given."""
-    digest = hashlib.blake2b(digest_size=16)
-    for message in input:
-        digest.update(f"{message.role}\x00{parts_to_json(message.parts)}\x00".encode())
-    return digest.hexdigest()
-
-
-def _may_retry(run: Run, answer: Sequence[Message]) -> bool:
-    """Whether a run failed before it could have any effect: then the same call may try again."""
-    return run.status == "failed" and not any(
-        isinstance(part, ToolPart) for message in answer for part in message.parts
-    )
-
-
-async def _before(
-    store: Store, resource: str, message: Message, settings: MemorySettings
-) -> tuple[Message, ...]:
-    """What stood before a message that is asked again: as many as a window begins with."""
-    if settings.last_messages == 0:
-        return ()
-    before = (message.seq or 1) - 1 if settings.last_messages is None else settings.last_messages
-    found = await store.get_messages(resource, [message.id], thread_id=message.thread_id, before=before)
-    return tuple(earlier for earlier in found if earlier.id != message.id)
-
-
-def move_window(
-    history: tuple[Message, ...], last: int | None, slack: int
-) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    """The messages to show, and why they begin elsewhere than in the turn before (empty if they do not).
-
-    The window stands still until it has outgrown `last` by `slack`; then it moves to the newest `last`
-    messages, or a few more, so that it begins with a user's.
-    """
-    if last is None or not slack or len(history) < last + slack:
-        return history, ()
-    first = len(history) - last
-    while first > 0 and history[first].role != "user":
-        first -= 1
-    return history[first:], (f"window: moved on to the newest {len(history) - first} messages",)
-
-
-def without_context(message: Message) -> Message:
-    """`message` without the part in which memory speaks to the model: no caller may write that."""
-    if all(type(part) is not DataPart for part in message.parts):
-        return message
-    parts = [p for p in message.parts if not (isinstance(p, DataPart) and p.name == CONTEXT_PART)]
-    return message.replace(parts=parts)
-
-
-async def _messages_of(store: Store, resource: str, run: Run) -> tuple[Message, ...]:
-    page = await store.list_messages(resource, MessageQuery(thread_id=run.thread_id, run_id=run.id))
-    return page.messages
-
-
-def new_messages(
-    given: Sequence[Message], known: Mapping[str, Message], started: bool
-) -> tuple[tuple[Message, ...], Message | None]:
-    """The messages of `given` that this turn adds, and the stored one that is asked again, if any.
-
-    In a thread that has messages, what follows the last assistant message is new, and what came before is
-    taken for a replay of what is stored. A message that is stored is never changed: its stored copy stands.
-    If all of it is stored and it ends with a user's message, that message is asked again.
-    """
-    messages = [message for message in given if message.role != "system"]
-    if started:
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].role == "assistant":
-                messages = messages[index + 1 :]
-                break
-    fresh = tuple(message for message in messages if message.id not in known)
-    if fresh or not messages:
-        return fresh, None
-    again = known[messages[-1].id]
-    return (again,), again

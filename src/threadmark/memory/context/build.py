@@ -2,7 +2,7 @@
 
 Every layer of memory contributes; this module alone decides the order, the budget and the report:
 
-    instructions     the agent's, then memory's about itself, then the call's system text
+    instructions     the agent's, then memory's about itself, then the call's system text; tools
     working memory   as it was when the window began, fenced, in a user message
     history          the window of stored messages; a change of working memory stands before the question
                      that first came after it
@@ -13,13 +13,14 @@ Every layer of memory contributes; this module alone decides the order, the budg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..._types import Message, TextPart
 from ...stores.base import Window
 from ..counting import Counting
+from .recalled import recalled_blocks, recalled_message, reserved
 from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
 from .stability import fingerprint
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 MEMORY_SHARE = 0.3
 """Most of the budget that working memory may take."""
 
-RECALL_SHARE = 0.4
-"""Most of what working memory leaves of the budget that recall may keep from history."""
-
 KEEP_AFTER_CUT = 0.7
 """How much of its room history keeps when it has outgrown it: less, so that the next cut is not next turn."""
 
@@ -44,7 +42,9 @@ class Layers:
 
     `memory` is the rendered block of working memory that stands before the history, `window` what the
     thread's last turn showed, `moved` why its window begins elsewhere this time (empty if it does not).
-    `counting` is how tokens are counted; `max_tokens` is by its corrected counts.
+    `tools` is the text of the tools' definitions: it is counted, but sent beside the prompt. `counting` is
+    how tokens are counted, `max_tokens` is by its corrected counts, and `counted` is what it counted for the
+    messages that the thread's last turn showed, if that is known.
     """
 
     instructions: str = ""
@@ -59,6 +59,8 @@ class Layers:
     window: Window | None = None
     moved: tuple[str, ...] = ()
     max_tokens: int | None = None
+    tools: str = ""
+    counted: int | None = None
     counting: Counting = field(default_factory=Counting)
 
 
@@ -76,45 +78,63 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     ]
     memory = layers.memory
     shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
-    sizes = [count.message(message) for _, message in shown]
+    last = "" if layers.window is None else layers.window.fingerprint
     dropped: list[Message] = []
     room: int | None = None
+    kept = 0
     if layers.max_tokens is not None:
-        fixed = count.text(instructions) + sum(size for _, _, size in tail)
+        fixed = count.text(instructions) + count.text(layers.tools) + sum(size for _, _, size in tail)
         room = max(0, int(layers.max_tokens / count.scale) - fixed)
         memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE), count.text)
         if cut:
             moved.append("budget: working memory was shortened")
         room -= count.text(memory)
-        for_history = room - _reserved(layers.recall, room)
-        if sum(sizes) > for_history:
-            first = _first_that_fits(sizes, int(for_history * KEEP_AFTER_CUT))
-            dropped = [stored for stored, _ in shown[:first]]
-            shown, sizes = shown[first:], sizes[first:]
-            moved.append(f"budget: the oldest {first} messages of the window were left out")
-        room -= sum(sizes)
-    recalled = _recalled(layers, {stored.id for stored, _ in shown}, room)
-
+        kept = reserved(layers.recall, room)
     head = () if not memory else (_memory_message(memory),)
     stable = (*head, *(message for _, message in shown))
-    last = "" if layers.window is None else layers.window.fingerprint
     mark, same = fingerprint(instructions, stable, last)
+    if same is None or layers.counted is None:
+        history = sum(count.message(message) for _, message in shown)
+    else:  # what stood there in the turn before was counted then
+        history = layers.counted + sum(count.message(message) for message in stable[max(same, len(head)) :])
+    if room is not None and history > room - kept:
+        sizes = [count.message(message) for _, message in shown]
+        first = _first_that_fits(sizes, int((room - kept) * KEEP_AFTER_CUT))
+        # Some providers refuse a conversation that begins with an answer.
+        while first < len(shown) and shown[first][1].role != "user":
+            first += 1
+        dropped = [stored for stored, _ in shown[:first]]
+        moved.append(f"budget: the oldest {first} messages of the window were left out")
+        shown, history = shown[first:], sum(sizes[first:])
+        stable = (*head, *(message for _, message in shown))
+        mark, same = fingerprint(instructions, stable, last)
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
+    ids = [stored.id for stored, _ in shown]
+    recalled = recalled_blocks(layers.recall, set(ids), None if room is None else room - history, count.text)
+    blocks = _blocks(layers, memory, ids, history, recalled, tail)
     report = ContextReport(
-        blocks=tuple(_blocks(layers, memory, [stored.id for stored, _ in shown], sum(sizes), recalled, tail)),
+        blocks=tuple(
+            [replace(block, tokens=count.scaled(block.tokens)) for block in blocks]
+            if count.scale != 1
+            else blocks
+        ),
         dropped=tuple(message.id for message in dropped),
         breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
         degraded=() if layers.recall is None or not layers.recall.degraded else (layers.recall.degraded,),
+        counter=count.by,
+        scale=count.scale,
     )
     begin = next((stored.seq for stored, _ in shown if stored.seq), 0)
     return (
         Prompt(
             instructions=instructions,
-            messages=(*stable, *_recalled_message(recalled), *(message for _, message, _ in tail if message)),
+            messages=(*stable, *recalled_message(recalled), *(message for _, message, _ in tail if message)),
             report=report,
             stable=len(stable),
+            counted=sum(block.tokens for block in blocks),
+            counted_history=history,
         ),
         Window(seq=begin, memory=layers.memory_version, fingerprint=mark),
     )
@@ -152,31 +172,6 @@ def _fit_memory(text: str, room: int, count: Callable[[str], int]) -> tuple[str,
     return first(fit), True
 
 
-def _reserved(recall: TurnRecall | None, room: int) -> int:
-    """How much of the room is kept for what was recalled: what it may take, but not most of it."""
-    if recall is None or recall.result is None or not recall.result.hits:
-        return 0
-    return min(recall.settings.max_tokens, int(room * RECALL_SHARE))
-
-
-def _recalled(layers: Layers, shown: Collection[str], room: int | None) -> list[RecalledBlock]:
-    recall = layers.recall
-    if recall is None or recall.result is None or not recall.result.hits:
-        return []
-    from ..recall.render import choose
-
-    most = recall.settings.max_tokens if room is None else room
-    return choose(recall, shown, most, layers.counting.text)
-
-
-def _recalled_message(blocks: Sequence[RecalledBlock]) -> tuple[Message, ...]:
-    if not blocks:
-        return ()
-    from ..recall.render import fence
-
-    return (Message(role="user", id="recalled", parts=[TextPart(fence(blocks))]),)
-
-
 # -- blocks ------------------------------------------------------------------------------------------
 
 
@@ -188,24 +183,23 @@ def _blocks(
     recalled: Sequence[RecalledBlock],
     tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
+    """The blocks, with tokens as they were counted, uncorrected."""
     count, blocks = layers.counting, list[Block]()
 
     def text_block(kind: BlockKind, text: str, why: str) -> None:
         if text:
-            tokens = count.scaled(count.text(text))
-            blocks.append(Block(kind=kind, tokens=tokens, why=why, stable=True, text=text))
+            blocks.append(Block(kind=kind, tokens=count.text(text), why=why, stable=True, text=text))
 
     def message_block(
         kind: BlockKind, ids: Sequence[str], tokens: int, why: str, *, stable: bool = False
     ) -> None:
         if ids:
-            blocks.append(
-                Block(kind=kind, tokens=count.scaled(tokens), sources=tuple(ids), why=why, stable=stable)
-            )
+            blocks.append(Block(kind=kind, tokens=tokens, sources=tuple(ids), why=why, stable=stable))
 
     text_block("instructions", layers.instructions, "the agent's instructions")
     text_block("instructions", layers.memory_instructions, "how memory works, for the model")
     text_block("system", layers.system, "system text of this call")
+    text_block("tools", layers.tools, "what the model is told of its tools")
     text_block("working_memory", memory, f"working memory, version {layers.memory_version}")
     message_block(
         "history",
@@ -217,7 +211,7 @@ def _blocks(
     blocks += [
         Block(
             kind="recalled",
-            tokens=count.scaled(count.text(block.text)),
+            tokens=count.text(block.text),
             sources=block.sources,
             why=block.why,
             text=block.text,

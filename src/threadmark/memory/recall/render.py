@@ -10,7 +10,7 @@
     [2026-10-28]
     Ben: ...
 
-A line in brackets says the day of the lines after it (in UTC), and stands also where another conversation begins.
+A line in brackets says the day of the lines after it (in UTC); another conversation begins with one, too.
 
 Everything in it was written by others: it is escaped, one message a line, so that none can close an element
 or look like another message.
@@ -37,8 +37,8 @@ HEADING_TOKENS = 9
 """What a line that says the day takes."""
 LEAST = 24
 """Fewest tokens for which a message is worth being cut."""
-NEIGHBOURS_SHARE = 0.2
-"""How much of the room is left for neighbours where the ranking fills it."""
+FLOOR = 0.45
+"""How much must speak for a further hit, beside what speaks for the best."""
 _NAME = re.compile(r"[\[\]:]+")
 _BREAK = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*")
 
@@ -70,14 +70,18 @@ def choose(
 ) -> list[RecalledBlock]:
     """The best of what was recalled that is not `shown` already and fits `room` tokens.
 
-    First the `top_k` best, each within its share of the room; then more hits, where the settings fill it; then
-    the neighbours of the best, in order of rank. A hit that neither words nor meaning speak for is none.
+    First the `top_k` best, each within its share of the room; then more hits, where the settings fill it;
+    then the neighbours of the best, by rank. What neither words nor meaning speak for is left out, and of
+    the further hits those that far less speaks for than for the best.
     """
     result, settings = recall.result, recall.settings
     if result is None:
         return []
     room = min(room, settings.max_tokens) - FENCE_TOKENS
-    hits = [hit for hit in result.hits if hit.message.id not in shown and _speaks(hit)]
+    if room < LEAST:
+        return []
+    hits = [hit for hit in result.hits if hit.message.id not in shown and _evidence(hit) > 0]
+    least = FLOOR * max(map(_evidence, hits), default=0.0)
     first, more = hits[: settings.top_k], hits[settings.top_k :] if settings.fills else []
     lines = _fit(first, room, count)
     taken = {hit.message.id for hit in first}
@@ -97,11 +101,9 @@ def choose(
                 lines.append(line)
                 left -= cost
 
-    spare = int(room * NEIGHBOURS_SHARE) if more else 0
     for hit in more:
-        if left <= spare:
-            break
-        add(hit.message, hit.why.terms)
+        if _evidence(hit) >= least:
+            add(hit.message, hit.why.terms)
     for hit in first:
         for message in hit.window:
             add(message)
@@ -147,9 +149,10 @@ def _by_day(lines: Sequence[_Line]) -> list[str]:
     return listed
 
 
-def _speaks(hit: Recalled) -> bool:
+def _evidence(hit: Recalled) -> float:
+    """What of a hit's score comes from the question's words and meaning."""
     scores = hit.why.scores
-    return sum(scores.get(name, 0.0) for name in ("lexical", "semantic", "context", "rerank")) > 0
+    return sum(scores.get(name, 0.0) for name in ("lexical", "semantic", "context", "rerank"))
 
 
 def _block(
