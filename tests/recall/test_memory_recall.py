@@ -108,7 +108,7 @@ async def test_an_owner_finds_only_their_own(memory: Memory) -> None:
     """No mode, thread or id reaches another owner's message."""
     await fill(memory)
     for mode in ("lexical", "vector", "hybrid"):
-        found = await memory.resource("eve").recall("puppy called", mode=mode, top_k=10)  # type: ignore[arg-type]
+        found = await memory.resource("eve").recall("puppy called", mode=mode, top_k=10)
         assert {message.id for message in found.messages} <= {"e1"}
     assert not (await memory.resource("nobody").recall("puppy")).hits
     assert not (await memory.resource("eve").recall("deadline", thread="work")).hits
@@ -184,14 +184,14 @@ async def test_any_text_is_a_query(memory: Memory, query: str) -> None:
     """Stop words, punctuation, NUL, operators, other scripts, 10 kB: an answer, never a syntax error."""
     await fill(memory)
     for mode in ("lexical", "vector", "hybrid"):
-        await memory.resource("ana").recall(query, mode=mode)  # type: ignore[arg-type]
+        await memory.resource("ana").recall(query, mode=mode)
 
 
 @pytest.mark.parametrize(
     "options",
     [{"top_k": 0}, {"top_k": 1001}, {"window": -1}, {"window": (1, 2, 3)}, {"window": "1"},
-     {"threshold": math.nan}, {"page": -1}, {"roles": ["system"]}, {"thread": ""}, {"speaker": ""}, {"filter": {"bad key": 1}},
-     {"metadata": {"a": []}}, {"since": "2026"}],
+     {"threshold": math.nan}, {"page": -1}, {"roles": ["system"]}, {"thread": ""}, {"speaker": ""},
+     {"filter": {"bad key": 1}}, {"metadata": {"a": []}}, {"since": "2026"}],
 )  # fmt: skip
 async def test_nonsense_is_refused(memory: Memory, options: Any) -> None:
     """What makes no sense is a `ValidationError` that names it."""
@@ -250,8 +250,9 @@ async def test_a_zero_vector_is_no_vector(memory: Memory) -> None:
 
     await fill(memory)
     await memory.settled()
-    assert isinstance(memory.settings.semantic_recall, SemanticRecall)
-    memory.settings.semantic_recall.embedder.broken = zeros
+    assert memory.settings.semantic_recall is not None
+    animals: Any = memory.settings.semantic_recall.embedder
+    animals.broken = zeros
     found = await memory.resource("ana").recall("puppy zero")
     assert (found.hits[0].message.id, found.mode, found.degraded) == ("m1", "lexical", None)
 

@@ -240,7 +240,7 @@ async def test_history_off_and_read_only_write_nothing() -> None:
 
 
 async def test_the_budget_of_recall_holds_and_long_messages_are_cut() -> None:
-    """What is recalled stays within `max_tokens`; of a long message the part that fits the question stands."""
+    """What is recalled stays within `max_tokens`; of a long message the part that fits the question."""
     settings = SemanticRecall(mode="lexical", max_tokens=300)
     async with Memory("sqlite://", semantic_recall=settings) as memory:
         ana = memory.resource("ana")
@@ -336,11 +336,11 @@ async def test_the_tool_reads_long_content_without_loss() -> None:
         await memory.resource("ana").thread("t").save(["before", said(text, id="long"), "after"])
         (found,) = await use(memory, {"query": "long report"})
         assert found["messages"][0]["next_offset"] == 1500
-        pieces, offset = "", 0
-        while offset is not None:
+        pieces, offset, part = "", 0, {"next_offset": 0}
+        while "next_offset" in part:
             (part,) = await use(memory, {"message_id": "long", "offset": offset})
             pieces += part["text"]
-            offset = part.get("next_offset")
+            offset = part.get("next_offset", 0)
         assert pieces == text
         assert {"previous_message_id", "next_message_id"} <= part.keys()
 
