@@ -11,6 +11,7 @@ import pytest
 import threadmark
 from threadmark import Agent, Memory
 from threadmark.memory.admin import Admin
+from threadmark.memory.observe.handle import Observations, ThreadObservations
 from threadmark.memory.resource import Resource
 from threadmark.memory.threads import ThreadHandle, Threads
 from threadmark.memory.working import WorkingMemoryHandle
@@ -30,6 +31,7 @@ PUBLIC = """
     Event
     FilePart
     GenerateTitle
+    Hooks
     IndexProgress
     Memory
     MemoryEvent
@@ -40,6 +42,7 @@ PUBLIC = """
     Model
     ModelError
     NotFoundError
+    Observation ObservationSettings ObservationalMemory ReflectionSettings Extractor ModelByInputTokens
     Output
     OutputError
     OwnershipError
@@ -57,7 +60,9 @@ PUBLIC = """
     SQLiteStore
     SchemaVersionError
     SemanticRecall
+    SkipTool
     Speaker
+    StepChanges
     StepPart
     Store
     StoreBusyError
@@ -79,7 +84,17 @@ PUBLIC = """
     tool
 """
 
-CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads, WorkingMemoryHandle]
+CLASSES = [
+    Admin,
+    Agent,
+    Memory,
+    Observations,
+    ThreadObservations,
+    Resource,
+    ThreadHandle,
+    Threads,
+    WorkingMemoryHandle,
+]
 
 # The blocking twin of closing has the name that the standard library gives it.
 TWINS = {"aclose": "close"}

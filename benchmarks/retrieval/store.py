@@ -70,7 +70,6 @@ async def _run(
                     memory.settings,
                     history=(),
                     input=[Message.user(question.text)],
-                    may_drop=False,
                 )
                 blocks = choose(turn, (), settings.max_tokens, estimate_tokens)
                 prompt = [id_ for block in blocks for id_ in block.sources]

@@ -58,8 +58,11 @@ if TYPE_CHECKING:
         AgentResult,
         AgentStream,
         Event,
+        Hooks,
         Output,
         RequestContext,
+        SkipTool,
+        StepChanges,
         Tool,
         ToolContext,
         tool,
@@ -67,14 +70,21 @@ if TYPE_CHECKING:
     from .memory.background import MemoryEvent
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
+    from .memory.observe.extract import Extractor
+    from .memory.observe.settings import (
+        ModelByInputTokens,
+        ObservationalMemory,
+        ObservationSettings,
+        ReflectionSettings,
+    )
     from .memory.options import MemoryOptions
     from .memory.recall import Recalled, RecallReason, RecallResult, SemanticRecall
     from .memory.recall.indexing import IndexProgress
+    from .memory.thread_spec import ThreadSpec
     from .memory.titles import GenerateTitle
-    from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, RecallFilter, RecallState, Store
+    from .stores.base import MessageChange, Observation, RecallFilter, RecallState, Store
     from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
 
@@ -90,18 +100,22 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "Output", "RequestContext", "Tool", "ToolContext",
-        "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Hooks", "Output", "RequestContext", "SkipTool",
+        "StepChanges", "Tool", "ToolContext", "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
+    ".memory.observe.extract": ("Extractor",),
+    ".memory.observe.settings": (
+        "ModelByInputTokens", "ObservationSettings", "ObservationalMemory", "ReflectionSettings",
+    ),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
     ".memory.titles": ("GenerateTitle",),
-    ".memory.turn": ("ThreadSpec",),
+    ".memory.thread_spec": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "RecallFilter", "RecallState", "Store"),
+    ".stores.base": ("MessageChange", "Observation", "RecallFilter", "RecallState", "Store"),
     ".memory.recall": ("RecallReason", "RecallResult", "Recalled", "SemanticRecall"),
     ".memory.recall.indexing": ("IndexProgress",),
     ".stores.postgres": ("PostgresStore",),
@@ -137,8 +151,10 @@ __all__ = [
     "ErasureReceipt",
     "ErrorPart",
     "Event",
+    "Extractor",
     "FilePart",
     "GenerateTitle",
+    "Hooks",
     "IndexProgress",
     "Memory",
     "MemoryEvent",
@@ -147,8 +163,12 @@ __all__ = [
     "MessageChange",
     "MessagePage",
     "Model",
+    "ModelByInputTokens",
     "ModelError",
     "NotFoundError",
+    "Observation",
+    "ObservationSettings",
+    "ObservationalMemory",
     "Output",
     "OutputError",
     "OwnershipError",
@@ -160,13 +180,16 @@ __all__ = [
     "RecallResult",
     "RecallState",
     "Recalled",
+    "ReflectionSettings",
     "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
     "SchemaVersionError",
     "SemanticRecall",
+    "SkipTool",
     "Speaker",
+    "StepChanges",
     "StepPart",
     "Store",
     "StoreBusyError",

@@ -23,7 +23,7 @@ def fill(folder: Path) -> None:
 
 
 def test_hits_say_why(threadmark: Run, tmp_path: Path) -> None:
-    """Each hit has its score with its parts, its words and its neighbours; nothing stored acts on a terminal."""
+    """Each hit has its score with its parts, words and neighbours; nothing stored acts on a terminal."""
     fill(tmp_path)
     done = threadmark("recall", "What is the puppy called?", "--mode", "lexical", "--top", "1")
     assert done.returncode == 0

@@ -19,7 +19,8 @@ from .background import Background, OnEvent
 from .counting import Counters
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
-from .turn import ThreadSpec, Turn, open_turn
+from .thread_spec import ThreadSpec
+from .turn import Turn, open_turn
 from .working import WorkingMemory
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from .._errors import ConfigurationError
 from .._ids import check_count
 
 if TYPE_CHECKING:
+    from .observe.settings import ObservationalMemory
     from .recall import SemanticRecall
     from .titles import GenerateTitle
     from .working import WorkingMemory
@@ -50,6 +51,9 @@ class MemoryOptions(TypedDict, total=False):
         the question comes along with it, and the agent can search; default false.
     generate_title: `True`, or `GenerateTitle(...)` with its settings: an untitled thread is named by a model,
         in the background, after a turn that finished; default false. A title that somebody set stays.
+    observational_memory: `True`, or `ObservationalMemory(...)` with its settings: a log of notes, made by a
+        model in the background, takes the place of old messages; default false. The model then sees all
+        messages that the log does not cover, and `last_messages` is not used (but for 0).
     read_only: The turn reads memory and writes nothing, not even the thread; default false.
     save_user_first: Store the user's message before the model is called, and each finished step as it comes,
         so that they survive the death of the process; default false: the whole turn is one transaction, and
@@ -63,6 +67,7 @@ class MemoryOptions(TypedDict, total=False):
     working_memory: bool | WorkingMemory
     semantic_recall: bool | SemanticRecall
     generate_title: bool | GenerateTitle
+    observational_memory: bool | ObservationalMemory
     read_only: bool
     save_user_first: bool
 
@@ -78,6 +83,7 @@ class MemorySettings:
     working_memory: WorkingMemory | None = None
     semantic_recall: SemanticRecall | None = None
     generate_title: GenerateTitle | None = None
+    observational_memory: ObservationalMemory | None = None
     read_only: bool = False
     save_user_first: bool = False
 
@@ -119,6 +125,8 @@ class MemorySettings:
             checked["semantic_recall"] = self._semantic_recall(checked["semantic_recall"])
         if "generate_title" in checked:
             checked["generate_title"] = self._generate_title(checked["generate_title"])
+        if "observational_memory" in checked:
+            checked["observational_memory"] = self._observational(checked["observational_memory"])
         return replace(self, **checked)
 
     def _working_memory(self, value: object) -> WorkingMemory | None:
@@ -145,6 +153,20 @@ class MemorySettings:
             return value
         raise ConfigurationError(
             f"semantic_recall must be True, False or SemanticRecall(...), not {type(value).__name__}"
+        )
+
+    def _observational(self, value: object) -> ObservationalMemory | None:
+        from .observe.settings import ObservationalMemory
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.observational_memory or ObservationalMemory()
+        if isinstance(value, ObservationalMemory):
+            return value
+        raise ConfigurationError(
+            f"observational_memory must be True, False or ObservationalMemory(...), "
+            f"not {type(value).__name__}"
         )
 
     def _generate_title(self, value: object) -> GenerateTitle | None:

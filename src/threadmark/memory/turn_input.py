@@ -1,4 +1,4 @@
-"""What of a turn's input is new, and which messages are shown before it."""
+"""What of a call's input is new in its thread, and what stood there before."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from .._codec import parts_to_json
 from .._types import DataPart, Message, Run, ToolPart
-from ..stores.base import MessageQuery, Store
-from .context.render import CONTEXT_PART
+from ..stores.base import CONTEXT_PART, MessageQuery, Store
 from .options import MemorySettings
 
 
@@ -27,7 +26,7 @@ def may_retry(run: Run, answer: Sequence[Message]) -> bool:
     )
 
 
-async def before(
+async def earlier_than(
     store: Store, resource: str, message: Message, settings: MemorySettings
 ) -> tuple[Message, ...]:
     """What stood before a message that is asked again: as many as a window begins with."""

@@ -53,12 +53,11 @@ async def recall_for_turn(
     *,
     history: Sequence[Message],
     input: Sequence[Message],
-    may_drop: bool,
 ) -> TurnRecall:
     """What the owner's messages say about the question. Never raises: a turn goes on without recall.
 
-    What the prompt holds already takes no place. With `may_drop` the budget may leave out some of `history`,
-    so enough is found for those to be among it.
+    What the prompt holds already takes no place. Where a budget may leave out some of `history`, enough is found
+    for that to be among it.
     """
     settings = memory.semantic_recall
     assert settings is not None
@@ -66,6 +65,7 @@ async def recall_for_turn(
     if not text.strip():
         return TurnRecall(settings=settings, thread_id=thread_id)
     wanted = within(as_filter(settings.filter), (thread_id,) if settings.scope == "thread" else None)
+    may_drop = memory.max_context_tokens is not None
     shown = {} if may_drop or not history or not history[0].seq else {thread_id: history[0].seq}
     wanted = replace(
         wanted,
