@@ -56,8 +56,8 @@ async def recall_for_turn(
 ) -> TurnRecall:
     """What the owner's messages say about the question. Never raises: a turn goes on without recall.
 
-    What the prompt holds already takes no place. Where a budget may leave out some of `history`, enough is found
-    for that to be among it.
+    What the prompt holds already takes no place. Where a budget may leave out some of `history`, enough is
+    found for that to be among it.
     """
     settings = memory.semantic_recall
     assert settings is not None
