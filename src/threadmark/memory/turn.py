@@ -137,17 +137,32 @@ class Turn:
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
-        found: list[MemoryTool] = []
+        return (*self._working_tools(), *self._recall_tools(), *self._observation_tools())
+
+    def _working_tools(self) -> tuple[MemoryTool, ...]:
         working = self.settings.working_memory
-        if working is not None and self._draft is not None and self._may_note:
-            from .working.tool import update_tool
+        if working is None or self._draft is None or not self._may_note:
+            return ()
+        from .working.tool import update_tool
 
-            found.append(update_tool(working, self._draft))
-        if self._recaller is not None and self._recall is not None and self._recall.settings.tool:
-            from .recall.tool import recall_tool
+        return (update_tool(working, self._draft),)
 
-            found.append(recall_tool(self._recaller, self.resource_id, self._recall))
-        return tuple(found)
+    def _recall_tools(self) -> tuple[MemoryTool, ...]:
+        if self._recaller is None or self._recall is None or not self._recall.settings.tool:
+            return ()
+        from .recall.tool import recall_tool
+
+        return (recall_tool(self._recaller, self.resource_id, self._recall),)
+
+    def _observation_tools(self) -> tuple[MemoryTool, ...]:
+        observing = self.settings.observational_memory
+        if observing is None or observing.recall is None or self._observed is None:
+            return ()
+        from .observe.sources import source_tool
+
+        return (
+            source_tool(self._store, self.resource_id, self.thread_id, observing.recall, observing.timezone),
+        )
 
     @property
     def _may_note(self) -> bool:
