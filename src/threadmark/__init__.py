@@ -58,8 +58,11 @@ if TYPE_CHECKING:
         AgentResult,
         AgentStream,
         Event,
+        Hooks,
         Output,
         RequestContext,
+        SkipTool,
+        StepChanges,
         Tool,
         ToolContext,
         tool,
@@ -67,13 +70,20 @@ if TYPE_CHECKING:
     from .memory.background import MemoryEvent
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
+    from .memory.observe.extract import Extractor
+    from .memory.observe.settings import (
+        ModelByInputTokens,
+        ObservationalMemory,
+        ObservationSettings,
+        ReflectionSettings,
+    )
     from .memory.options import MemoryOptions
     from .memory.titles import GenerateTitle
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, Store
-    from .stores.postgres import PostgresStore
+    from .stores.base import MessageChange, Observation, Store
+    from .stores.postgres import PostgresStore as PostgresStore
     from .stores.sqlite import SQLiteStore
 
 _HOMES = {
@@ -88,18 +98,22 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "Output", "RequestContext", "Tool", "ToolContext",
-        "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Hooks", "Output", "RequestContext", "SkipTool",
+        "StepChanges", "Tool", "ToolContext", "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
+    ".memory.observe.extract": ("Extractor",),
+    ".memory.observe.settings": (
+        "ModelByInputTokens", "ObservationSettings", "ObservationalMemory", "ReflectionSettings",
+    ),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
     ".memory.titles": ("GenerateTitle",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "Store"),
+    ".stores.base": ("MessageChange", "Observation", "Store"),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -112,6 +126,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOME_OF[name], __name__), name)
     globals()[name] = value
     return value
+
+
+# What needs an optional package is not in `__all__`: `from threadmark import *` works without it.
 
 
 def __dir__() -> list[str]:
@@ -133,8 +150,10 @@ __all__ = [
     "ErasureReceipt",
     "ErrorPart",
     "Event",
+    "Extractor",
     "FilePart",
     "GenerateTitle",
+    "Hooks",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",
@@ -142,20 +161,26 @@ __all__ = [
     "MessageChange",
     "MessagePage",
     "Model",
+    "ModelByInputTokens",
     "ModelError",
     "NotFoundError",
+    "Observation",
+    "ObservationSettings",
+    "ObservationalMemory",
     "Output",
     "OutputError",
     "OwnershipError",
-    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
+    "ReflectionSettings",
     "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
     "SchemaVersionError",
+    "SkipTool",
     "Speaker",
+    "StepChanges",
     "StepPart",
     "Store",
     "StoreBusyError",

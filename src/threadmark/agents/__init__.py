@@ -2,6 +2,7 @@
 
 from .agent import Agent
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
+from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
 from .options import CallOptions
 from .output import Output
 from .request_context import RequestContext
@@ -15,14 +16,19 @@ __all__ = [
     "AgentStream",
     "CallOptions",
     "Event",
+    "Hooks",
     "Output",
     "RequestContext",
+    "SkipTool",
     "Step",
+    "StepChanges",
+    "StepContext",
     "StreamEvent",
     "SyncAgentStream",
     "TerminalEvent",
     "Tool",
     "ToolContext",
+    "ToolEnd",
     "event_from_dict",
     "tool",
 ]

@@ -19,6 +19,7 @@ from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .answering import Answering
 from .events import Emit
+from .hooks import Hooks, check_hooks
 from .loop import execute
 from .options import (
     Call,
@@ -63,6 +64,7 @@ class Agent:
         output_processors: The same for what comes back, before memory stores it.
         error_processors: Decide whether a failed model call is made again.
         max_processor_retries: How often processors may have one step answered again.
+        hooks: `Hooks(...)`: functions of yours before each step and around each tool.
 
     `instructions`, `model`, `memory`, `tools` and the lists of processors may be functions of the
     `RequestContext`, plain or async; each is called once per run. An agent keeps nothing of its calls: any
@@ -87,6 +89,7 @@ class Agent:
         output_processors: Dynamic[Processors] = (),
         error_processors: Dynamic[Processors] = (),
         max_processor_retries: int = 3,
+        hooks: Hooks | None = None,
     ) -> None:
         check_agent_options(instructions=instructions, memory=memory, tools=tools)
         self.name = check_id("agent", name)
@@ -102,6 +105,7 @@ class Agent:
         self._tools = tools if callable(tools) else ToolSet.of(tools)
         self._models: dict[str, Model] = {}
         self.max_processor_retries = check_count("max_processor_retries", max_processor_retries)
+        self.hooks = check_hooks(hooks)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
             "output": check_processors(output_processors, "output"),
@@ -185,6 +189,7 @@ class Agent:
             claim=call.may_repeat,
             guards=self._guards(listed, call, model, turn, instructions),
             output=None if output is None else Answering(output, model, own),
+            hooks=call.hooks or self.hooks,
         )
         return await execute(RunState(plan, turn, emit))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 from .._errors import ModelError, ThreadmarkError
@@ -16,17 +17,24 @@ from .state import RunState
 from .streaming import StreamedAnswer
 from .tools import ToolSet
 
+_OVERFLOW = re.compile(
+    r"context[ _](length|window)|maximum context|(prompt|input) is too long|too many (input )?tokens"
+    r"|exceeds? the (maximum|model's|limit)|reduce the length|request_too_large",
+    re.I,
+)
+"""How providers word that."""
+
 _ONE_REQUEST = Usage(requests=1)
 
 
 async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     """One answer of the model, and whether it has been told already."""
-    plan, guards = state.plan, state.guards
+    guards = state.guards
     request = ModelRequest(
         messages=state.conversation(),
-        instructions=state.prompt.instructions,
-        tools=plan.tools.definitions,
-        settings=plan.settings,
+        instructions=state.instructions,
+        tools=state.offered.definitions,
+        settings=state.settings,
     )
     if state.output is not None:
         request = state.output.ask(request)
@@ -37,7 +45,7 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
             state.report = explain(state.prompt.report, request, made, changed)
         names = {item.name for item in made.tools}
         state.tools = ToolSet(
-            {name: tool for name, tool in plan.tools.tools.items() if name in names}, tuple(made.tools)
+            {name: tool for name, tool in state.offered.tools.items() if name in names}, tuple(made.tools)
         )
         request = made
     if state.output is not None:
@@ -46,7 +54,12 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     if not state.begun:
         await begin(state)
     if response is None:
-        response = _counted(state, await _asked(state, request))
+        try:
+            response = _counted(state, await _asked(state, request))
+        except ModelError as error:
+            if not await _shrunk(state, error):
+                raise
+            return await ask(state)
     if state.output is not None:
         response = state.output.as_text(response)
     told = state.answer is not None
@@ -55,6 +68,29 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
             response = replace(response, parts=tuple(await guards.output_parts(response.parts)))
         response = replace(response, parts=tuple([part for part in response.parts if not _is_empty(part)]))
     return response, told
+
+
+async def _shrunk(state: RunState, error: ModelError) -> bool:
+    """Whether the prompt was refused as too long, and memory made it smaller: once in a run."""
+    told = state.answer is not None and state.answer.begun
+    if state.shrunk or told or state.turn is None or not is_overflow(error):
+        return False
+    state.shrunk = True
+    answer = state.message() if state.parts else None
+    if not await state.turn.shrink(state.plan.model, answer):
+        return False
+    same = state.instructions is state.prompt.instructions
+    state.prompt = state.plan.prompt(state.input)
+    if same:
+        state.instructions = state.prompt.instructions
+    if state.step == 1:
+        state.report = state.prompt.report
+    return True
+
+
+def is_overflow(error: ModelError) -> bool:
+    """Whether a provider said that the prompt is longer than the model can read."""
+    return error.status in (None, 400, 413, 422) and _OVERFLOW.search(str(error)) is not None
 
 
 async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
@@ -79,7 +115,7 @@ async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
 
 async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
     """One model call. Whatever goes wrong in it is a `ModelError`."""
-    plan, model, guards = state.plan, state.plan.model, state.guards
+    plan, model, guards = state.plan, state.model, state.guards
     limit = asyncio.timeout(plan.step_timeout)
     try:
         async with limit:
@@ -119,7 +155,7 @@ def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
     if response.model is None or not response.usage.requests:
         response = replace(
             response,
-            model=response.model or state.plan.model.name,
+            model=response.model or state.model.name,
             usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
         )
     state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage

@@ -13,6 +13,7 @@ from ..memory.options import MemoryOptions, MemorySettings
 from ..memory.turn import ThreadSpec, Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
+from .hooks import Hooks, check_hooks
 from .output import Output
 from .prompts import Prompt, as_messages, with_speaker
 from .request_context import RequestContext
@@ -66,6 +67,7 @@ class CallOptions(MemoryOptions, total=False):
     step_timeout: The same for each single model call.
     input_processors, output_processors, error_processors: Instead of the agent's.
     max_processor_retries: Instead of the agent's.
+    hooks: Instead of the agent's.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
         (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
         the same id raises `ConflictError` before any model or tool is called. A run that failed before it
@@ -89,6 +91,7 @@ class CallOptions(MemoryOptions, total=False):
     output_processors: Dynamic[Processors] | None
     error_processors: Dynamic[Processors] | None
     max_processor_retries: int | None
+    hooks: Hooks | None
     run_id: str | None
 
 
@@ -119,6 +122,7 @@ class Call:
     processors: Mapping[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]]
     """Lists of processors by kind, those that are not the agent's."""
     max_processor_retries: int | None
+    hooks: Hooks | None
 
 
 def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call:
@@ -170,6 +174,7 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
             if (chosen := get(f"{kind}_processors")) is not None
         },
         max_processor_retries=None if retries is None else check_count("max_processor_retries", retries),
+        hooks=check_hooks(get("hooks")),
     )
 
 

@@ -15,6 +15,7 @@ from .tools import ToolSet
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .hooks import Hooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Plan:
     """Whether the run's id is the caller's, so that it has to be claimed first."""
     guards: Pipeline | None = None
     output: Answering | None = None
+    hooks: Hooks | None = None
 
 
 class TimeUpError(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 from .._ids import new_id
 from .._types import FinishReason, Json, Message, Part, StepPart, ToolPart, Usage
 from ..memory import context as memory_context
-from ..memory.context.render import escape, interrupted
+from ..memory.context.render import escape, interrupted, model_facing
 from ..memory.turn import Turn
 from ..models.base import ModelResponse
 from ..processors.base import FEEDBACK_ID, Tripwire
@@ -36,10 +36,13 @@ class RunState:
         "guards",
         "hold",
         "input",
+        "instructions",
         "judged",
         "live",
         "message_id",
         "metadata",
+        "model",
+        "offered",
         "output",
         "parts",
         "plan",
@@ -47,6 +50,8 @@ class RunState:
         "reason",
         "report",
         "seen",
+        "settings",
+        "shrunk",
         "step",
         "tools",
         "tripwire",
@@ -70,7 +75,10 @@ class RunState:
             instructions="", messages=(), report=memory_context.ContextReport()
         )
         self.report = self.prompt.report
-        self.tools = plan.tools
+        self.model = plan.model  # of this step, like the four below
+        self.tools = self.offered = plan.tools
+        self.instructions = ""
+        self.settings = plan.settings
         self.seen: Sequence[Message] = ()  # by the model, in this step
         self.feedback: list[str] = []
         self.message_id = new_id()
@@ -78,6 +86,7 @@ class RunState:
         self.parts: list[Part] = []
         self.answer: StreamedAnswer | None = None  # of the model call under way
         self.usage = Usage()
+        self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None
@@ -96,7 +105,7 @@ class RunState:
         """What the model is sent: the prompt, and the answer so far."""
         messages = self.prompt.messages
         if self.parts:
-            messages = (*messages, self.message())
+            messages = (*messages, model_facing(self.message()))
         if self.feedback:
             text = FEEDBACK.format("\n".join([escape(reason) for reason in self.feedback]))
             messages = (*messages, Message.user(text, id=FEEDBACK_ID))
@@ -119,7 +128,7 @@ class RunState:
         """Keep what an unfinished model call had said, and close open calls."""
         if self.answer is not None:
             if partial := self.answer.partial():
-                self.parts += [StepPart(model=self.plan.model.name), *partial]
+                self.parts += [StepPart(model=self.model.name), *partial]
             self.answer = None
         for index in range(len(self.parts)):
             if self.is_open(index):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._types import Message, ToolPart
 from .calls import run_calls
+from .hooks import for_model
 from .state import RunState
 from .tools import ToolContext
 
@@ -33,12 +34,13 @@ async def run_tools(state: RunState, indexes: list[int]) -> None:
         state.parts[indexes[index]] = outcome
         state.tell(outcome)
 
-    guards, limit = state.guards, state.plan.tool_concurrency
+    guards, limit, hooks = state.guards, state.plan.tool_concurrency, state.plan.hooks
     if guards is None or not guards.sees_tool_results:
-        await run_calls(calls, state.tools, context, limit, settled)
+        await run_calls(calls, state.tools, context, limit, settled, hooks)
         return
     # Until a processor has seen an outcome, the call counts as open.
     outcomes: list[ToolPart] = []
-    await run_calls(calls, state.tools, context, limit, lambda _, outcome: outcomes.append(outcome))
+    await run_calls(calls, state.tools, context, limit, lambda _, outcome: outcomes.append(outcome), hooks)
     for index, outcome in enumerate(outcomes):
-        settled(index, await guards.tool_result(outcome))
+        # What the model is shown is made of the output that processors accepted.
+        settled(index, await for_model(await guards.tool_result(outcome), state.tools))

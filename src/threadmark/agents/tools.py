@@ -52,7 +52,7 @@ class Tool:
     """A tool that an agent can offer to its model. Made by `tool`; calling it calls the function.
 
     `parameters` is the JSON schema of its arguments. `timeout` is in seconds; a call that takes longer is
-    an error outcome.
+    an error outcome. `to_model` makes what the model is shown of the output (JSON) instead of it.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Tool:
     timeout: float | None = None
     takes_context: bool = False
     is_async: bool = False
+    to_model: Callable[[Any], Any] | None = None
     validate: Callable[[Any], tuple[list[Any], dict[str, Any]]]
     """Positional and keyword arguments of the function, from the model's. Raises `InvalidArgumentsError`."""
 
@@ -78,7 +79,11 @@ class Tool:
 def tool(function: Function, /) -> Tool: ...
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, timeout: float | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+    to_model: Callable[[Any], Any] | None = None,
 ) -> Callable[[Function], Tool]: ...
 def tool(
     function: Function | None = None,
@@ -87,6 +92,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float | None = None,
+    to_model: Callable[[Any], Any] | None = None,
 ) -> Tool | Callable[[Function], Tool]:
     """Make a tool of a typed function, as a decorator with or without arguments.
 
@@ -98,12 +104,16 @@ def tool(
         name: Default: the function's name. At most 64 letters, digits, `_` and `-`.
         description: Default: the docstring without its arguments.
         timeout: Seconds after which a call counts as failed; default: no limit.
+        to_model: A function of the output, as JSON, that gives what the model is shown of it (text or JSON),
+            plain or async; the output itself is stored, and told in events. Default: all of it.
 
     Raises `ConfigurationError` for a function that cannot be described: a parameter without annotation,
     `*args` or `**kwargs`, a type without JSON schema.
     """
     if function is None:
-        return lambda inner: build_tool(inner, name=name, description=description, timeout=timeout)
+        return lambda inner: build_tool(
+            inner, name=name, description=description, timeout=timeout, to_model=to_model
+        )
     return build_tool(function)
 
 
@@ -181,6 +191,7 @@ def build_tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float | None = None,
+    to_model: Callable[[Any], Any] | None = None,
 ) -> Tool:
     """The tool of `function`; see `tool`."""
     if isinstance(function, Tool) or not callable(function):
@@ -192,6 +203,8 @@ def build_tool(
         )
     if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
         raise ConfigurationError(f"the timeout of tool {name!r} must be positive seconds, not {timeout!r}")
+    if to_model is not None and not callable(to_model):
+        raise ConfigurationError(f"to_model of tool {name!r} must be a function, not {to_model!r}")
     try:
         signature = list(inspect.signature(function).parameters.values())
         hints = _hints(_annotated(function))
@@ -218,6 +231,7 @@ def build_tool(
         timeout=timeout,
         takes_context=takes_context,
         is_async=inspect.iscoroutinefunction(call),
+        to_model=to_model,
         validate=validate,
     )
 

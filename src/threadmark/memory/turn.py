@@ -7,18 +7,16 @@ commit unless `save_user_first` asks for it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .._codec import parts_to_json
 from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_metadata, check_text
-from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
+from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
-    MessageQuery,
+    LogQuery,
     RunWrite,
     Store,
     TurnQuery,
@@ -28,14 +26,24 @@ from ..stores.base import (
     Window,
 )
 from .context import Layers, Prompt, build_prompt
-from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .tools import MemoryTool
+from .turn_input import (
+    claim_of,
+    earlier_than,
+    may_retry,
+    messages_of,
+    move_window,
+    new_messages,
+    without_context,
+)
 
 if TYPE_CHECKING:
     from ..models.base import Model
     from .background import Background
+    from .observe.view import ObservedThread
     from .titles import TitleOutcome
     from .working.draft import Draft
 
@@ -104,6 +112,7 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        observed: ObservedThread | None = None,
         counters: Counters,
     ) -> None:
         self._store = store
@@ -120,6 +129,7 @@ class Turn:
         self._state = state
         self._moved = moved
         self._window: Window | None = None
+        self._observed = observed
         self._counters = counters
         self._counts = TurnCounts(counters, state.window.counted)
         self._draft: Draft | None = None
@@ -200,6 +210,8 @@ class Turn:
             moved=self._moved,
             max_tokens=budget,
             tools=tools,
+            observed=self._observed,
+            now=self._started,
             counting=counting,
             counted=self._counts.known(),
         )
@@ -209,9 +221,39 @@ class Turn:
             memory, now = self._shown_memory(fresh=True)
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
+        if self._observed is not None:
+            self._observed.check(prompt)
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    async def refresh(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
+
+        `answer` is the turn's answer so far, before a further step. Waits for a model's observing for
+        `ObservationalMemory.deadline` seconds at most. Without observational memory it does nothing.
+        """
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.before_step(self.input, model, answer)
+        return self._look_again() or changed
+
+    async def shrink(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Make the prompt smaller after a provider refused it as too long. Whether it got so."""
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.after_refusal(self.input, model, answer)
+        return self._look_again() or changed
+
+    def _look_again(self) -> bool:
+        """Show what observations do not cover. Whether that is not what was shown before."""
+        assert self._observed is not None
+        history, moved = self._observed.history, tuple(self._observed.moved)
+        if (history, moved) == (self.history, self._moved):
+            return False
+        self.history, self._moved = history, moved
+        self.input = self._with_memory_update(tuple([without_context(message) for message in self.input]))
+        return True
 
     def learn(self, usage: Usage) -> None:
         """Correct later counts by what the provider reported for one call with exactly the last `prompt`."""
@@ -332,6 +374,8 @@ class Turn:
             receipt = await self._commit(messages, status, finish_reason, usage, error)
             if status == "finished" and self.settings.generate_title is not None:
                 self._name(receipt.thread, message, model, request_context)
+            if self._observed is not None:
+                self._observed.follow(receipt.messages, model)
             return receipt
 
         return await asyncio.shield(asyncio.ensure_future(store()))
@@ -451,21 +495,22 @@ async def open_turn(
         resource,
         TurnQuery(
             thread_id=thread.id,
-            last=settings.last_messages,
+            last=settings.last_messages if settings.observational_memory is None else 0,
             slack=settings.slack,
             working_memory=None if settings.working_memory is None else settings.working_memory.scope,
             known_ids=tuple(message.id for message in input),
             run_id=run_id,
+            observations=_log_query(settings, thread.id, clock),
         ),
     )
     answer: tuple[Message, ...] = ()
-    run, claim = state.run, _claim_of(input)
+    run, claim = state.run, claim_of(input)
     if run is not None:
         if run.thread_id != thread.id or run.status in ("running", "suspended"):
             raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
         if run.state is not None and run.state.get("input") != claim:
             raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
-        answer = await _messages_of(store, resource, run)
+        answer = await messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
     here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
     new, again = new_messages([without_context(message) for message in input], here, started)
@@ -479,14 +524,22 @@ async def open_turn(
     history, moved = move_window(state.history, settings.last_messages, settings.slack)
     if again is not None and again.seq is not None:
         history, moved = (
-            await _before(store, resource, again, settings),
+            await earlier_than(store, resource, again, settings),
             ("another answer to an earlier message",),
         )
-    retried = run if run is not None and _may_retry(run, answer) else None
+    retried = run if run is not None and may_retry(run, answer) else None
     if retried is not None and (asked := tuple(m for m in answer if m.role == "user")):
         # The question is stored already: it is asked again, and the failed attempt is no answer.
         new, again = asked, asked[0]
-        history = await _before(store, resource, again, settings)
+        history = await earlier_than(store, resource, again, settings)
+    observed: ObservedThread | None = None
+    if state.observations is not None:
+        from .observe.view import observed_thread
+
+        observed = observed_thread(
+            store, clock, background, resource, settings, state, before=None if again is None else again.seq
+        )
+        history, moved = observed.history, (*moved, *observed.moved)
     return Turn(
         store,
         clock,
@@ -506,82 +559,14 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
+        observed=observed,
         counters=counters,
     )
 
 
-def _claim_of(input: Sequence[Message]) -> str:
-    """What identifies the input of a run: its texts and roles, not the ids it was given."""
-    digest = hashlib.blake2b(digest_size=16)
-    for message in input:
-        digest.update(f"{message.role}\x00{parts_to_json(message.parts)}\x00".encode())
-    return digest.hexdigest()
+def _log_query(settings: MemorySettings, thread_id: str, clock: Callable[[], datetime]) -> LogQuery | None:
+    if settings.observational_memory is None or settings.last_messages == 0:
+        return None
+    from .observe.view import query_of
 
-
-def _may_retry(run: Run, answer: Sequence[Message]) -> bool:
-    """Whether a run failed before it could have any effect: then the same call may try again."""
-    return run.status == "failed" and not any(
-        isinstance(part, ToolPart) for message in answer for part in message.parts
-    )
-
-
-async def _before(
-    store: Store, resource: str, message: Message, settings: MemorySettings
-) -> tuple[Message, ...]:
-    """What stood before a message that is asked again: as many as a window begins with."""
-    if settings.last_messages == 0:
-        return ()
-    before = (message.seq or 1) - 1 if settings.last_messages is None else settings.last_messages
-    found = await store.get_messages(resource, [message.id], thread_id=message.thread_id, before=before)
-    return tuple(earlier for earlier in found if earlier.id != message.id)
-
-
-def move_window(
-    history: tuple[Message, ...], last: int | None, slack: int
-) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    """The messages to show, and why they begin elsewhere than in the turn before (empty if they do not).
-
-    The window stands still until it has outgrown `last` by `slack`; then it moves to the newest `last`
-    messages, or a few more, so that it begins with a user's.
-    """
-    if last is None or not slack or len(history) < last + slack:
-        return history, ()
-    first = len(history) - last
-    while first > 0 and history[first].role != "user":
-        first -= 1
-    return history[first:], (f"window: moved on to the newest {len(history) - first} messages",)
-
-
-def without_context(message: Message) -> Message:
-    """`message` without the part in which memory speaks to the model: no caller may write that."""
-    if all(type(part) is not DataPart for part in message.parts):
-        return message
-    parts = [p for p in message.parts if not (isinstance(p, DataPart) and p.name == CONTEXT_PART)]
-    return message.replace(parts=parts)
-
-
-async def _messages_of(store: Store, resource: str, run: Run) -> tuple[Message, ...]:
-    page = await store.list_messages(resource, MessageQuery(thread_id=run.thread_id, run_id=run.id))
-    return page.messages
-
-
-def new_messages(
-    given: Sequence[Message], known: Mapping[str, Message], started: bool
-) -> tuple[tuple[Message, ...], Message | None]:
-    """The messages of `given` that this turn adds, and the stored one that is asked again, if any.
-
-    In a thread that has messages, what follows the last assistant message is new, and what came before is
-    taken for a replay of what is stored. A message that is stored is never changed: its stored copy stands.
-    If all of it is stored and it ends with a user's message, that message is asked again.
-    """
-    messages = [message for message in given if message.role != "system"]
-    if started:
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].role == "assistant":
-                messages = messages[index + 1 :]
-                break
-    fresh = tuple(message for message in messages if message.id not in known)
-    if fresh or not messages:
-        return fresh, None
-    again = known[messages[-1].id]
-    return (again,), again
+    return query_of(settings.observational_memory, thread_id, clock())
