@@ -29,8 +29,8 @@ class TokenCounter:
     """Counts tokens for one family of tokenizers, corrected per model by what its provider reported.
 
     `family` is one of `tokens_families.FAMILIES`. With `exact="auto"` an installed `quicktok-v1`,
-    `bpe-openai` or `tiktoken` counts in place of the estimate (its vocabulary must be in its cache: nothing is ever
-    downloaded); `exact="off"` always estimates. `state` is what `state()` of an earlier counter gave.
+    `bpe-openai` or `tiktoken` counts in place of the estimate (its vocabulary must be in its cache: nothing
+    is ever downloaded); `exact="off"` always estimates. `state` is what `state()` of an earlier counter gave.
 
     The correction is the median of the model's last 31 ratios of reported to counted tokens and of one ratio
     of 1, held to 0.5 ... 3.5: one odd report moves it half way at most, two that agree set it, and the order
