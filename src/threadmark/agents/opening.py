@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..memory.turn import without_context
+from ..memory.turn_input import without_context
 from .settle import settle
 from .state import RunState
 
@@ -20,6 +20,8 @@ async def accept(state: RunState) -> None:
                 state.input = turn.input
     if turn is not None:
         await turn.prepare(state.plan.model.name)
+        if await turn.refresh(state.plan.model):
+            state.input = turn.input
     state.prompt = state.plan.prompt(state.input)
     state.report = state.prompt.report
 

@@ -51,6 +51,7 @@ class RunState:
         "report",
         "seen",
         "settings",
+        "shrunk",
         "step",
         "tools",
         "tripwire",
@@ -85,6 +86,7 @@ class RunState:
         self.parts: list[Part] = []
         self.answer: StreamedAnswer | None = None  # of the model call under way
         self.usage = Usage()
+        self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None

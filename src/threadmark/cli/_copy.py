@@ -22,7 +22,8 @@ def run(*, source: str, target: str, replace: bool) -> None:
     report = run_sync(_copy(here, there, replace))
     typer.echo(
         f"{_database.count(report.copied, 'conversation')} copied, "
-        f"{_database.count(report.threads, 'conversation')} of {_database.count(report.owners, 'user')} equal, "
+        f"{_database.count(report.threads, 'conversation')} of "
+        f"{_database.count(report.owners, 'user')} equal, "
         f"checksum {report.checksum}"
     )
 

@@ -35,6 +35,7 @@ class _Check:
 
 
 _NO_THREAD = "NOT EXISTS (SELECT 1 FROM threads AS t WHERE t.number = {0}.thread_number)"
+_LOST = "NOT EXISTS (SELECT 1 FROM threads AS t WHERE t.number = messages.key >> 32)"
 _SPAN = "BETWEEN threads.number << 32 AND (threads.number + 1 << 32) - 1"
 
 
@@ -50,10 +51,8 @@ def _orphans(table: str) -> _Check:
 CHECKS = (
     _Check(
         "messages of threads that are gone",
-        "SELECT 1 FROM messages WHERE NOT EXISTS (SELECT 1 FROM threads AS t WHERE t.number = messages.key >> 32)",
-        (
-            "DELETE FROM messages WHERE NOT EXISTS (SELECT 1 FROM threads AS t WHERE t.number = messages.key >> 32)",
-        ),
+        f"SELECT 1 FROM messages WHERE {_LOST}",
+        (f"DELETE FROM messages WHERE {_LOST}",),
     ),
     *[
         _orphans(table)

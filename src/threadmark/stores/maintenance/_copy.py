@@ -22,8 +22,8 @@ BATCH = 200
 """Threads, or owners, that are looked up at once."""
 
 THREAD = (
-    "resource_id, id, title, title_source, metadata, created_at, updated_at, message_count, last_seq, version, "
-    "source_thread_id, source_message_id, cloned_at, window_seq, window_memory, window_fingerprint, "
+    "resource_id, id, title, title_source, metadata, created_at, updated_at, message_count, last_seq, "
+    "version, source_thread_id, source_message_id, cloned_at, window_seq, window_memory, window_fingerprint, "
     "window_counted"
 )
 MESSAGE = (
@@ -246,8 +246,8 @@ def _write_thread(db: Tables, there: TableStore, found: Whole) -> None:
     ]
     if found.origin is not None:
         db.execute(
-            "UPDATE threads SET source_number = (SELECT number FROM threads WHERE resource_id = ? AND id = ?) "
-            "WHERE resource_id = ? AND id = ?",
+            "UPDATE threads SET source_number = "
+            "(SELECT number FROM threads WHERE resource_id = ? AND id = ?) WHERE resource_id = ? AND id = ?",
             (*found.origin, owner, thread_id),
         )
     db.execute("UPDATE resources SET thread_count = thread_count + 1 WHERE id = ?", (owner,))

@@ -21,7 +21,7 @@ from ._names import Names
 from ._rows import scalars_json
 from ._session import Row, Session
 
-_MARK = re.compile(r"IN \(SELECT value FROM json_each\(\?\)\)|LIMIT \?|\?")
+_MARK = re.compile(r"IN \(SELECT value FROM json_each\(\?(\d*)\)\)|LIMIT \?(\d*)|\?(\d*)")
 _TABLE = re.compile(
     r"\b(FROM|JOIN|INTO|UPDATE) "
     r"(observations|observation_(?:sources|children|logs|gaps|jobs)|threads|messages|resources|runs|"
@@ -54,18 +54,20 @@ _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 @lru_cache(maxsize=512)
-def _translate(sql: str, schema: str) -> tuple[str, tuple[Callable[[Any], Any], ...]]:
-    """The statement, and what makes each of its parameters."""
-    makers: list[Callable[[Any], Any]] = []
+def _translate(sql: str, schema: str) -> tuple[str, tuple[tuple[int, Callable[[Any], Any]], ...]]:
+    """The statement, and for each of its parameters which one given it is, and what makes it."""
+    makers: list[tuple[int, Callable[[Any], Any]]] = []
 
     def place(found: re.Match[str]) -> str:
-        if found[0] == "?":
-            makers.append(_same)
+        number = found[1] or found[2] or found[3]
+        given = int(number) - 1 if number else len(makers)
+        if found[0].startswith("?"):
+            makers.append((given, _same))
             return "%s"
-        if found[0] == "LIMIT ?":
-            makers.append(_limit)
+        if found[0].startswith("LIMIT"):
+            makers.append((given, _limit))
             return "LIMIT %s"
-        makers.append(json.loads)
+        makers.append((given, json.loads))
         return "= ANY(%s)"
 
     for pattern, text in _PLAIN:
@@ -97,13 +99,13 @@ class Dialect:
         text, makers = _translate(sql, self._schema)
         if self._locking and text.startswith("SELECT number, resource_id, id,"):
             text += " FOR NO KEY UPDATE"
-        values = [make(value) for make, value in zip(makers, params, strict=True)]
+        values = [make(params[given]) for given, make in makers]
         rows, self._changed = self._db.run(text, values)
         return [tuple([_as_text(value) for value in row]) for row in rows]
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of `rows`, in one round trip."""
-        given = [tuple(row) for row in rows]
+        given: list[tuple[Any, ...]] = [tuple(row) for row in rows]
         columns = _FILTERED.match(sql)
         if columns and given:
             # What can be filtered by is a column of its own here.
