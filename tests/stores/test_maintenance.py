@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_store import ModelStore
 from postgres_harness import drop
 
-from threadmark import ConflictError, Store
+from threadmark import ConfigurationError, ConflictError, Store
 from threadmark.stores.base import LogQuery, ObservationQuery
 from threadmark.stores.maintenance import CopyProgress, CopyReport, check_store, copy_store
 from threadmark.stores.maintenance._copy import _find
 from threadmark.stores.postgres import PostgresStore
 from threadmark.stores.sqlite import SQLiteStore
-from threadmark.testing._faults import FaultyStore
 from threadmark.testing.conformance import Builders, Harness, dump
 from threadmark.testing.conformance._observing import condense, observe, row, summary
 from threadmark.testing.conformance._recall import ask
@@ -167,6 +167,12 @@ async def test_what_the_target_has_is_not_overwritten(stores: Any, to: str) -> N
     assert await dump(two, "ann") == before
     await finish(copy_store(one, two, replace=True))
     assert await dump(two, "ann") == await dump(one, "ann")
+    await one.write_working_memory("ann", build.remember("mine"), build.clock())
+    await two.write_working_memory("ann", build.remember("theirs"), build.clock())
+    with pytest.raises(ConflictError, match="another working memory"):
+        await finish(copy_store(one, two))
+    await finish(copy_store(one, two, replace=True))
+    assert await dump(two, "ann") == await dump(one, "ann")
 
 
 DAMAGE = {
@@ -199,12 +205,10 @@ async def test_damage_is_found_and_repaired(stores: Any, kind: str, damage: str)
     assert await check_store(store, repair=True) == [] or await check_store(store) == []
 
 
-async def test_a_wrapped_store_is_no_table_store(stores: Any) -> None:
-    """A store without tables says so."""
-    from threadmark import ConfigurationError
-
+async def test_a_store_without_tables_says_so() -> None:
+    """It can be neither copied nor checked."""
     with pytest.raises(ConfigurationError, match="no tables"):
-        await check_store(FaultyStore(stores("sqlite", "one")))
+        await check_store(ModelStore())
 
 
 def test_find_is_none_for_nothing() -> None:

@@ -85,7 +85,7 @@ class Engine:
 
             return make(*self._attempt(connections, attempt, lambda error: False))
 
-        return await self._run(job)
+        return await self._run(job, GRACE)
 
     async def view(self, job: Callable[[Session], T], *owners: str) -> T:
         """The value of `job`, which reads one state of the database in several steps."""
@@ -119,7 +119,7 @@ class Engine:
                 connections, attempt, lambda error: is_lost(error) and not ending, patient=patient
             )
 
-        return await self._run(run)
+        return await self._run(run, GRACE if begin == WRITE else 0)
 
     async def close(self) -> None:
         """Finish what was accepted, then close all connections that are ours."""
@@ -143,11 +143,11 @@ class Engine:
 
     # -- one job -------------------------------------------------------------------------------------
 
-    async def _run(self, job: Callable[[Connections], T]) -> T:
+    async def _run(self, job: Callable[[Connections], T], patience: float = 0) -> T:
         with self._lock:
             connections = self._connections
             call = connections.workers.accept(lambda: self._guarded(connections, job))
-        value: T = await call
+        value: T = await call.done(patience)
         return value
 
     def _guarded(self, connections: Connections, job: Callable[[Connections], T]) -> T:

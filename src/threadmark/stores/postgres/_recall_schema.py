@@ -108,7 +108,8 @@ LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO {s}.recall_docs VALUES (p_owner_no, p_key, ARRAY(SELECT json_object_keys(p_terms)));
   INSERT INTO {s}.recall_postings
-    SELECT p_owner_no, t.key, p_key, t.value::smallint FROM json_each_text(p_terms) AS t;
+    SELECT p_owner_no, t.key, p_key, t.value::smallint FROM json_each_text(p_terms) AS t
+    ON CONFLICT (owner_no, term, key) DO UPDATE SET impact = excluded.impact;
 END $$
 """
 

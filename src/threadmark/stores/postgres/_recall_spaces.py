@@ -25,13 +25,13 @@ MAX_DIMENSION = 16_000
 """Most values of a vector that pgvector measures."""
 
 
-def named(names: Names, name: str) -> Statement:
-    return (f"SELECT space_no, dimension FROM {names.schema}.recall_spaces WHERE name = %s", (name,))
+def named(names: Names, name: str, lock: str = "") -> Statement:
+    return (f"SELECT space_no, dimension FROM {names.schema}.recall_spaces WHERE name = %s{lock}", (name,))
 
 
-def need(db: Session, names: Names, name: str) -> tuple[int, int]:
+def need(db: Session, names: Names, name: str, lock: str = "") -> tuple[int, int]:
     """The number and the dimension of a space. Raises `ConfigurationError`."""
-    row = db.row(*named(names, check_text("embedder name", name)))
+    row = db.row(*named(names, check_text("embedder name", name), lock))
     if row is None:
         raise ConfigurationError(f"the database has no space of an embedder {name!r}; add it first")
     return row[0], row[1]
@@ -186,7 +186,8 @@ def _hand_out(db: Session, names: Names, number: int, limit: int, at: float) -> 
 
 
 def store(db: Session, names: Names, space: str, embedded: Sequence[Embedded]) -> int:
-    number, dimension = need(db, names, space)
+    # Who hands out messages from before waits, so that it sees what is stored here.
+    number, dimension = need(db, names, space, " FOR SHARE")
     vectors = [[_floats(vector, space, dimension) for vector in one.vectors] for one in embedded]
     held = 0
     for one, parts in zip(embedded, vectors, strict=True):

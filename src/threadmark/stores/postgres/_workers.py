@@ -17,7 +17,7 @@ from typing import Any
 class _Call:
     """A job on its way to a thread, and the future of whoever waits for it."""
 
-    __slots__ = ("error", "future", "job", "loop", "value")
+    __slots__ = ("begun", "dropped", "error", "future", "job", "loop", "value")
 
     def __init__(self, job: Callable[[], Any]) -> None:
         self.job = job
@@ -25,6 +25,25 @@ class _Call:
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.value: Any = None
         self.error: BaseException | None = None
+        self.begun = False
+        self.dropped = False
+
+    async def done(self, patience: float) -> Any:
+        """The value of the job. Who is cancelled before it began wants nothing done.
+
+        Who is cancelled later waits up to `patience` seconds for its end, so that nothing is written behind
+        the back of who goes on.
+        """
+        try:
+            return await asyncio.shield(self.future)
+        except asyncio.CancelledError:
+            self.dropped = True
+            if self.begun and patience:
+                await asyncio.wait([self.future], timeout=patience)
+            raise
+        finally:
+            if self.dropped:
+                self.future.add_done_callback(_look_at)
 
     def settle(self) -> None:
         if self.future.done():
@@ -33,6 +52,12 @@ class _Call:
             self.future.set_result(self.value)
         else:
             self.future.set_exception(self.error)
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more, and an error that nobody sees is no news."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Workers:
@@ -46,8 +71,8 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._pending = 0
 
-    def accept(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
-        """A future of the value of `job`, for the running loop. Cancelled in time, nothing is done."""
+    def accept(self, job: Callable[[], Any]) -> _Call:
+        """Take a job; await what `done` of the result gives."""
         call = _Call(job)
         with self._lock:
             self._pending += 1
@@ -56,7 +81,7 @@ class Workers:
                 self._threads.append(thread)
                 thread.start()
             self._queue.put(call)
-        return call.future
+        return call
 
     def stop(self) -> list[threading.Thread]:
         """Tell the threads to finish what was accepted. Returns them, to be joined."""
@@ -68,7 +93,8 @@ class Workers:
 
     def _serve(self) -> None:
         while (call := self._queue.get()) is not None:
-            if not call.future.cancelled():
+            call.begun = True
+            if not call.dropped:
                 try:
                     call.value = call.job()
                 except BaseException as error:
