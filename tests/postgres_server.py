@@ -50,6 +50,12 @@ class Server:
     def pid(self) -> int:
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
+    @property
+    def user(self) -> str | None:
+        """The system's user that the server runs as, if that is not this one."""
+        found: str | None = self._server.system_user
+        return found
+
     def allow(self, line: str) -> None:
         """Put a line before all others of pg_hba.conf."""
         path = self.folder / "data" / "pg_hba.conf"

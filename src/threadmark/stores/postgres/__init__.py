@@ -1,6 +1,7 @@
 """Everything in a schema of a PostgreSQL database."""
 
 from . import _driver as _driver
+from ._policies import policies
 from ._store import PostgresStore
 
-__all__ = ["PostgresStore"]
+__all__ = ["PostgresStore", "policies"]

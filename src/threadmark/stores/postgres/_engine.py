@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from ..._errors import ConfigurationError
 from ._connections import Connections
 from ._failures import SERIALIZATION, is_lost, translate
 from ._session import READ, WRITE, Session, Statement, run_together
@@ -71,6 +72,16 @@ class Engine:
             return make(*self._attempt(connections, attempt, is_lost))
 
         return await self._run(job)
+
+    async def need_everybody(self, table: str) -> None:
+        """Raise `ConfigurationError` where row-level security would hide rows of what spans owners."""
+        if not self._settings.row_level_security:
+            return
+        if await self.read([("SELECT row_security_active(%s::regclass)", (table,))], lambda rows: rows[0][0]):
+            raise ConfigurationError(
+                "this spans owners, and row-level security shows this role one at a time; use a store whose "
+                "role bypasses it (the tables' owner, or one with BYPASSRLS)"
+            )
 
     async def call(self, statement: Statement, make: Callable[..., T], *owners: str) -> T:
         """`make` of the rows of one writing statement, which is a transaction of its own."""

@@ -25,11 +25,7 @@ def erase(db: Session, names: Names, owner: str, thread_id: str | None, now: dat
     removed: dict[str, int] = {}
     if rows:
         # Clones live on, but no longer name what they were cloned from.
-        db.change(
-            f"UPDATE {names.threads} SET source_number = NULL, source_thread_id = NULL, "
-            "source_message_id = NULL, cloned_at = NULL WHERE source_number = ANY(%s)",
-            ([row[0] for row in rows],),
-        )
+        db.rows(f"SELECT {names.schema}.forget_source(%s, %s)", (owner, [row[0] for row in rows]))
         removed = _threads.delete(db, names, owner, rows)
     if thread_id is None:
         own = db.change(f"DELETE FROM {names.working} WHERE resource_id = %s AND thread_number = 0", (owner,))

@@ -45,6 +45,18 @@ BEGIN
 END $$
 """
 
+FORGET_SOURCE = """
+CREATE OR REPLACE FUNCTION {s}.forget_source(p_owner text, p_numbers bigint[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+  -- Clones may be another owner's, whose rows row-level security hides from whoever erases.
+  UPDATE {s}.threads AS c SET source_number = NULL, source_thread_id = NULL, source_message_id = NULL,
+      cloned_at = NULL
+    FROM {s}.threads AS t
+    WHERE c.source_number = ANY(p_numbers) AND t.number = c.source_number AND t.resource_id = p_owner
+      AND p_owner = coalesce(nullif(current_setting('threadmark.owner', true), ''), p_owner)
+$$
+"""
+
 WRITE_TURN = """
 CREATE OR REPLACE FUNCTION {s}.write_turn(
   p_owner text, p_thread text, p_now timestamptz, p_create boolean, p_title text,

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import psycopg
 
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
-from ._functions import LOCK_OWNER, WRITE_TURN
+from ._functions import FORGET_SOURCE, LOCK_OWNER, WRITE_TURN
 from ._observation_schema import m003_observations
 from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall
 
@@ -124,7 +124,7 @@ def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
 MIGRATIONS: tuple[Migration, ...] = (m001_core, m002_recall, m003_observations)
 
 # They belong to the newest step, and are made anew with it.
-FUNCTIONS = (LOCK_OWNER, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)
+FUNCTIONS = (LOCK_OWNER, FORGET_SOURCE, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)
 
 
 def migrate(

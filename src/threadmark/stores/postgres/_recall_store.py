@@ -35,21 +35,25 @@ class PostgresRecall(RecallStore):
     _names: Names
 
     async def recall_state(self, *, sizes: bool = False) -> RecallState:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.view(lambda db: _recall.state(db, names, sizes))
 
     async def enable_recall(self, now: datetime) -> RecallState:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         if not await self._engine.read([_recall.is_current(names)], bool):
             await self._engine.transact(lambda db: _recall.enable(db, names, now), patient=True)
         return await self.recall_state()
 
     async def disable_recall(self) -> None:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         await self._engine.transact(lambda db: _recall.disable(db, names), patient=True)
 
     async def backfill_recall(self, *, limit: int = 500) -> RecallProgress:
         check_count("limit", limit, least=1)
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(lambda db: _recall.backfill(db, names, limit), patient=True)
 
@@ -82,6 +86,7 @@ class PostgresRecall(RecallStore):
     # -- vectors -------------------------------------------------------------------------------------
 
     async def add_space(self, name: str, dimension: int, now: datetime) -> SpaceState:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
 
         def job(db: Session) -> SpaceState:
@@ -94,6 +99,7 @@ class PostgresRecall(RecallStore):
         return await self._engine.transact(job)
 
     async def drop_space(self, name: str) -> bool:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(lambda db: _recall_spaces.drop(db, names, name), patient=True)
 
@@ -101,18 +107,21 @@ class PostgresRecall(RecallStore):
         self, space: str, *, limit: int = 32, now: datetime, lease: float = 60.0
     ) -> list[Claim]:
         check_count("limit", limit, least=1)
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(
             lambda db: _recall_spaces.claim(db, names, space, limit, now, lease)
         )
 
     async def store_embeddings(self, space: str, embedded: Sequence[Embedded]) -> int:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(lambda db: _recall_spaces.store(db, names, space, embedded))
 
     async def fail_embeddings(
         self, space: str, tokens: Sequence[str], *, error: str, retry_at: datetime
     ) -> int:
+        await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(
             lambda db: _recall_spaces.fail(db, names, space, tokens, error, retry_at)

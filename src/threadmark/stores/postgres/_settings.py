@@ -34,11 +34,7 @@ class Settings:
     connection: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schema, str) or not _NAME.match(self.schema):
-            raise ConfigurationError(
-                f"schema must be a letter or underscore, then letters, digits or underscores, at most 63 "
-                f"characters, not {self.schema!r}"
-            )
+        check_schema(self.schema)
         if self.conninfo:
             try:
                 conninfo_to_dict(self.conninfo)
@@ -54,6 +50,16 @@ class Settings:
     def borrowed(self) -> bool:
         """Whether connections are the application's, whose sessions we leave as they are."""
         return self.pool is not None or self.connection is not None
+
+
+def check_schema(name: object) -> str:
+    """Return `name` if it can name a schema. Raises `ConfigurationError`."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ConfigurationError(
+            "schema must be a letter or underscore, then letters, digits or underscores, at most 63 "
+            f"characters, not {name!r}"
+        )
+    return name
 
 
 def name_of(conninfo: str) -> str:

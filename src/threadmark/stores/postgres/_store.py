@@ -123,6 +123,9 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
     async def aclose(self) -> None:
         await self._engine.close()
 
+    async def _need_everybody(self) -> None:
+        await self._engine.need_everybody(self._names.threads)
+
     # -- threads -------------------------------------------------------------------------------------
 
     async def create_thread(self, owner: str, thread: NewThread) -> Thread:
@@ -173,6 +176,8 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
 
     async def list_clones(self, owner: str, thread_id: str, *, all_owners: bool = False) -> list[Thread]:
         check_id("resource", owner)
+        if all_owners:
+            await self._need_everybody()
         statement = _threads.clones(self._names, owner, thread_id, all_owners)
         return await self._engine.read([statement], _as_threads, owner)
 
@@ -329,6 +334,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)
         check_text("after", after)
+        await self._need_everybody()
         statement = (
             f"SELECT id FROM {self._names.resources} WHERE id > %s ORDER BY id LIMIT %s",
             (after, limit),
@@ -336,6 +342,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         return await self._engine.read([statement], _as_ids)
 
     async def find_owners(self, thread_id: str) -> list[str]:
+        await self._need_everybody()
         statement = (
             f"SELECT resource_id FROM {self._names.threads} WHERE id = %s ORDER BY resource_id",
             (check_id("thread", thread_id),),
@@ -346,6 +353,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
 
     async def read_tables(self, job: Callable[[Any], T]) -> T:
         """For `stores.maintenance`: see there."""
+        await self._need_everybody()
         return await self._engine.view(lambda db: job(_observations.spoken(db, self._names)))
 
     async def write_tables(self, job: Callable[[Any], T], *, owner: str | None = None) -> T:

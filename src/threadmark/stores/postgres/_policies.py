@@ -1,0 +1,47 @@
+"""Row-level security: the server itself shows a transaction only the rows of the owner that it names."""
+
+from __future__ import annotations
+
+from ._settings import check_schema
+
+_OWNER = "IN (current_setting('threadmark.owner', true), current_setting('threadmark.other_owner', true))"
+
+
+def policies(schema: str = "threadmark") -> str:
+    """SQL that switches row-level security on in a schema; for the role that owns the tables to run once.
+
+    Stores that are opened with `row_level_security=True` name the owner in each transaction; other roles than
+    the tables' owner, and those with BYPASSRLS, then see nothing else. Run it again after an upgrade.
+    """
+    s = f'"{check_schema(schema)}"'
+    conditions = {
+        **dict.fromkeys(
+            (
+                "threads",
+                "messages",
+                "runs",
+                "working_memory",
+                "observations",
+                "observation_logs",
+                "observation_jobs",
+                "recall_outbox",
+            ),
+            f"resource_id {_OWNER}",
+        ),
+        "resources": f"id {_OWNER}",
+        "observation_gaps": f"EXISTS (SELECT 1 FROM {s}.threads AS t WHERE t.number = thread_number)",
+        "observation_sources": f"EXISTS (SELECT 1 FROM {s}.observations AS o WHERE o.key = observation_key)",
+        "observation_children": f"EXISTS (SELECT 1 FROM {s}.observations AS o WHERE o.key = summary_key)",
+        **dict.fromkeys(
+            ("recall_docs", "recall_postings", "recall_vectors"),
+            f"owner_no IN (SELECT r.number FROM {s}.resources AS r)",
+        ),
+    }
+    lines = []
+    for table, condition in conditions.items():
+        lines += [
+            f"ALTER TABLE {s}.{table} ENABLE ROW LEVEL SECURITY;",
+            f"DROP POLICY IF EXISTS threadmark_owner ON {s}.{table};",
+            f"CREATE POLICY threadmark_owner ON {s}.{table} USING ({condition});",
+        ]
+    return "\n".join(lines) + "\n"
