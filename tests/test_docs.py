@@ -271,7 +271,7 @@ def test_the_command_line_is_documented() -> None:
     assert set(commands) == set(re.findall(r"^## `threadmark (\w+)", text, re.M))
     for name, command in commands.items():
         section = re.split(rf"^## `threadmark {name}\b", text, flags=re.M)[1].split("\n## ")[0]
-        told = set(re.findall(r"^\| `(--\w+|[A-Z]+)", section, re.M))
+        told = set(re.findall(r"^\| `(--[\w-]+|[A-Z]+)", section, re.M))
         real = {
             parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
             for parameter in command.params

@@ -16,13 +16,59 @@ from threadmark.memory.threads import ThreadHandle, Threads
 from threadmark.memory.working import WorkingMemoryHandle
 
 PUBLIC = """
-    Agent AgentResult AgentStream ApprovalError Block ConfigurationError ConflictError ContextReport
-    DataPart ErasureReceipt ErrorPart Event FilePart GenerateTitle Memory MemoryEvent MemoryOptions
-    Message MessageChange MessagePage Model ModelError NotFoundError OwnershipError ProcessorError
-    ReasoningPart RequestContext Run RunPage
-    SQLiteStore SchemaVersionError Speaker StepPart Store StoreBusyError StoreError TextPart Thread
-    ThreadClone ThreadPage ThreadSource ThreadSpec ThreadmarkError Tool ToolContext ToolPart
-    TripwireError Usage ValidationError WorkingMemory tool
+    Agent
+    AgentResult
+    AgentStream
+    ApprovalError
+    Block
+    ConfigurationError
+    ConflictError
+    ContextReport
+    DataPart
+    ErasureReceipt
+    ErrorPart
+    Event
+    FilePart
+    GenerateTitle
+    Memory
+    MemoryEvent
+    MemoryOptions
+    Message
+    MessageChange
+    MessagePage
+    Model
+    ModelError
+    NotFoundError
+    Output
+    OutputError
+    OwnershipError
+    ProcessorError
+    ReasoningPart
+    RequestContext
+    Run
+    RunPage
+    SQLiteStore
+    SchemaVersionError
+    Speaker
+    StepPart
+    Store
+    StoreBusyError
+    StoreError
+    TextPart
+    Thread
+    ThreadClone
+    ThreadPage
+    ThreadSource
+    ThreadSpec
+    ThreadmarkError
+    Tool
+    ToolContext
+    ToolPart
+    TripwireError
+    Usage
+    ValidationError
+    WorkingMemory
+    tool
 """
 
 CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads, WorkingMemoryHandle]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ConflictError,
         ModelError,
         NotFoundError,
+        OutputError,
         OwnershipError,
         ProcessorError,
         SchemaVersionError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         AgentResult,
         AgentStream,
         Event,
+        Output,
         RequestContext,
         Tool,
         ToolContext,
@@ -76,8 +78,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
-        "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError", "StoreError",
-        "ThreadmarkError", "TripwireError", "ValidationError",
+        "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError",
+        "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -85,7 +87,8 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "RequestContext", "Tool", "ToolContext", "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Output", "RequestContext", "Tool", "ToolContext",
+        "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
@@ -139,6 +142,8 @@ __all__ = [
     "Model",
     "ModelError",
     "NotFoundError",
+    "Output",
+    "OutputError",
     "OwnershipError",
     "ProcessorError",
     "ReasoningPart",

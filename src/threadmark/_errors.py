@@ -11,6 +11,7 @@
     │   ├── StoreBusyError      others kept the database locked for longer than `busy_timeout`
     │   └── SchemaVersionError  the database was written by a newer Threadmark
     ├── ModelError              the model failed, or answered with nothing usable
+    │   └── OutputError         the answer does not fit the schema that was asked for
     ├── ProcessorError          a processor failed or returned what it may not; nothing was stored
     └── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
 
@@ -71,6 +72,10 @@ class ModelError(ThreadmarkError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class OutputError(ModelError):
+    """No answer fitted the schema of `output`; the message says what was wrong with the last one."""
 
 
 class ProcessorError(ThreadmarkError):

@@ -508,6 +508,8 @@ def test_event_types() -> None:
             "error",
             "file",
             "finish",
+            "object",
+            "object-result",
             "reasoning-delta",
             "reasoning-end",
             "reasoning-start",

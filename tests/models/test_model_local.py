@@ -10,11 +10,12 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
-from threadmark import ConfigurationError, Message, ModelError, StepPart, TextPart, ToolPart
+from threadmark import Agent, ConfigurationError, Message, ModelError, StepPart, TextPart, ToolPart
 from threadmark.models import Model, ModelRequest, ModelResponse, PartDelta, ToolDefinition
 from threadmark.models import local as local_module
 
@@ -44,6 +45,21 @@ def weather_talk() -> list[Message]:
         messages.append(Message.user(f"Weather in {city}?"))
         messages.append(Message(role="assistant", parts=[StepPart(), call, StepPart(), TextPart(weather)]))
     return [*messages, Message.user("Weather in Berlin?")]
+
+
+async def test_an_object_of_a_real_model(local: Model) -> None:
+    """Bound to a schema, even a model of 135 million weights answers with an object, piece by piece."""
+
+    class City(BaseModel):
+        name: Literal["Lima", "Rome"]
+        large: bool
+
+    agent = Agent("a", model=local, settings={"max_tokens": 60, "temperature": 0})
+    async with agent.stream("Name a city.", output=City) as stream:
+        partials = [value async for value in stream.objects]
+    found = (await stream.result()).object
+    assert isinstance(found, City)
+    assert partials[-1] == found.model_dump()
 
 
 async def test_an_answer_with_its_usage(local: Model) -> None:

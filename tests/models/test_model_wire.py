@@ -17,6 +17,7 @@ from threadmark.models import (
     ModelEvent,
     ModelRequest,
     ModelResponse,
+    OutputSchema,
     PartDelta,
     PartEnded,
     ResponseEnded,
@@ -94,6 +95,50 @@ async def test_a_request_carries_instructions_history_tools_and_settings(wire: W
     }
     assert response.provider is not None
     assert response.provider["provider_response_id"] == "chatcmpl-1"
+
+
+async def test_a_schema_for_the_answer_goes_to_the_provider(wire: Wire) -> None:
+    """In "native" mode the provider itself binds the answer; tools go along."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    request = ModelRequest(
+        messages=[Message.user("Which?")],
+        tools=[WEATHER],
+        output=OutputSchema(name="number", description="A number.", schema=schema),
+    )
+    model = wire.model()
+    await model.request(request)
+    (body,) = wire.bodies
+    form = body["response_format"]
+    assert form["type"] == "json_schema"
+    assert form["json_schema"]["name"] == "number"
+    assert form["json_schema"]["schema"]["properties"] == schema["properties"]
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["weather"]
+    assert model.output_modes == ("native", "tool", "prompted")
+
+
+@pytest.mark.parametrize(
+    ("system", "profile", "modes"),
+    [
+        ("some", {}, ("tool", "prompted")),
+        ("some", {"supports_tools": False}, ("prompted",)),
+        ("google", {"supports_json_schema_output": True}, ("tool", "native", "prompted")),
+        (
+            "google",
+            {"supports_json_schema_output": True, "google_supports_tool_combination": True},
+            ("native", "tool", "prompted"),
+        ),
+    ],
+)
+def test_how_a_model_can_give_an_object(system: str, profile: Any, modes: tuple[str, ...]) -> None:
+    """What its profile says; a provider that refuses a schema beside tools is rather asked by a tool."""
+    from pydantic_ai.models.test import TestModel as AnyModel
+
+    class Made(AnyModel):
+        @property
+        def system(self) -> str:
+            return system
+
+    assert PydanticAIModel(Made(profile=profile)).output_modes == modes
 
 
 async def test_text_streams_in_pieces(wire: Wire) -> None:

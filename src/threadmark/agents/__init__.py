@@ -3,6 +3,7 @@
 from .agent import Agent
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
 from .options import CallOptions
+from .output import Output
 from .request_context import RequestContext
 from .result import AgentResult, Step
 from .stream import AgentStream, SyncAgentStream
@@ -14,6 +15,7 @@ __all__ = [
     "AgentStream",
     "CallOptions",
     "Event",
+    "Output",
     "RequestContext",
     "Step",
     "StreamEvent",

@@ -17,6 +17,7 @@ from ..models.base import Model
 from ..processors._values import own_message
 from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
+from .answering import Answering
 from .events import Emit
 from .loop import execute
 from .options import (
@@ -30,6 +31,7 @@ from .options import (
     check_call,
     check_processors,
 )
+from .output import Output
 from .plan import Plan
 from .prompts import Prompt
 from .replay import replay
@@ -55,6 +57,7 @@ class Agent:
         max_steps: Most model calls in one run; at the limit the run ends normally, with "max-steps".
         tool_concurrency: Most tools of one step that run at once.
         settings: Passed on to the model (`temperature`, `max_tokens`, ...).
+        output: Answer with an object: a type, a JSON schema, or `Output(...)`.
         description: What the agent is good for; for whoever may delegate to it.
         input_processors: See, change or stop what goes to the model, in this order, after memory has loaded.
         output_processors: The same for what comes back, before memory stores it.
@@ -78,6 +81,7 @@ class Agent:
         max_steps: int = 5,
         tool_concurrency: int = 10,
         settings: Mapping[str, Json] | None = None,
+        output: Any = None,
         description: str = "",
         input_processors: Dynamic[Processors] = (),
         output_processors: Dynamic[Processors] = (),
@@ -90,6 +94,7 @@ class Agent:
         self.max_steps = check_count("max_steps", max_steps, least=1)
         self.tool_concurrency = check_count("tool_concurrency", tool_concurrency, least=1)
         self.settings = check_metadata(settings or {}, kind="settings")
+        self.output = None if output is None else Output.of(output)
         self._instructions = instructions
         self._model = model
         self._memory = memory
@@ -146,6 +151,8 @@ class Agent:
         memory = await self._resolve_memory(call)
         tools = await self._resolve_tools(call.request_context)
         model = await self._resolve_model(call)
+        output = call.output or self.output
+        own = None if output is None or output.model is None else self._inferred(output.model)
         chosen = self._instructions if call.instructions is None else call.instructions
         instructions = await _resolve(chosen, call.request_context)
         if not isinstance(instructions, str):
@@ -154,7 +161,7 @@ class Agent:
         options = {**memory_options(listed["input"] + listed["output"]), **call.memory}
         turn = None if memory is None else await self._open(memory, call, options)
         if turn is not None and turn.finished is not None:
-            return replay(turn, turn.finished, self.name, emit)
+            return replay(turn, turn.finished, self.name, emit, output)
         new = call.input if turn is None else turn.input
         if not new:
             raise ValidationError(
@@ -175,6 +182,7 @@ class Agent:
             request_context=call.request_context,
             claim=call.may_repeat,
             guards=self._guards(listed, call, model, turn, instructions),
+            output=None if output is None else Answering(output, model, own),
         )
         return await execute(RunState(plan, turn, emit))
 
@@ -246,12 +254,16 @@ class Agent:
         model: Any = self._model if call.model is None else call.model
         if not isinstance(model, (str, Model)) and callable(model):
             model = await _resolve(model, call.request_context)
-        if isinstance(model, Model):
-            return model
         if model is None:
             raise ConfigurationError(
                 f"agent {self.name!r} has no model; give it one with model='provider:model'"
             )
+        return self._inferred(model)
+
+    def _inferred(self, model: Any) -> Model:
+        """The backend of a model, made once for each name."""
+        if isinstance(model, Model):
+            return model
         known = self._models.get(model) if isinstance(model, str) else None
         if known is not None:
             return known

@@ -28,6 +28,8 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
         tools=plan.tools.definitions,
         settings=plan.settings,
     )
+    if state.output is not None:
+        request = state.output.ask(request)
     response: ModelResponse | None = None
     if guards is not None:
         made, response, changed = await guards.input_step(request)
@@ -38,11 +40,15 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
             {name: tool for name, tool in plan.tools.tools.items() if name in names}, tuple(made.tools)
         )
         request = made
+    if state.output is not None:
+        state.tools = state.output.tools(state.tools)
     state.seen = request.messages
     if not state.begun:
         await begin(state)
     if response is None:
         response = _counted(state, await _asked(state, request))
+    if state.output is not None:
+        response = state.output.as_text(response)
     told = state.answer is not None
     if guards is not None and guards.filters_text:
         if not told:
@@ -75,10 +81,15 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
     limit = asyncio.timeout(plan.step_timeout)
     try:
         async with limit:
-            if state.live is None or state.hold != "none":
-                return await model.request(request)
             texts = guards if guards is not None and guards.filters_text else None
-            state.answer = StreamedAnswer(plan.run_id, state.step, state.live, texts)
+            output, emit = state.output, state.live
+            whole = output is not None and output.whole(texts is not None)
+            if emit is None or state.hold != "none" or whole:
+                return await model.request(request)
+            attempt = 0
+            if output is not None:
+                emit, attempt = output.listen(state, emit), output.attempt
+            state.answer = StreamedAnswer(plan.run_id, state.step, emit, texts, attempt=attempt)
             return await state.answer.read(model.stream(request))
     except ThreadmarkError:
         raise

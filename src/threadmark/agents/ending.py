@@ -89,4 +89,6 @@ def make_result(state: RunState, saved: Sequence[Message]) -> AgentResult:
         thread_id=None if turn is None else turn.thread_id,
         resource_id=None if turn is None else turn.resource_id,
         tripwire=state.tripwire,
+        object=None if state.output is None or message is None else state.output.object,
+        is_fallback=state.output is not None and state.output.is_fallback,
     )

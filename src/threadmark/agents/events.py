@@ -3,9 +3,11 @@
 A text turn gives: start, step-start, text-start, text-delta (one or more), text-end, step-finish, finish.
 A step with tools gives, for each call: tool-call-input-streaming-start, tool-call-delta (any number),
 tool-call-input-streaming-end, tool-call; then one tool-result or tool-error for each call, in the order of
-the calls; then step-finish, and the next step. With `GenerateTitle(emit_event=True)` a thread-title may come
-before the last event. Exactly one terminal event ends every stream: `finish`,
-`error`, `abort` or `tripwire`. A stream that fails before its turn is open has that one event only.
+the calls; then step-finish, and the next step. With `output` the text of an answer waits until it fits, and
+what its object holds so far comes as `object` events between text-start and the deltas; `object-result` comes
+before step-finish. With `GenerateTitle(emit_event=True)` a thread-title may come before the last event.
+Exactly one terminal event ends every stream: `finish`, `error`, `abort` or `tripwire`. A stream that fails
+before its turn is open has that one event only.
 """
 
 from __future__ import annotations
@@ -197,6 +199,27 @@ class StepFinishEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectEvent(StreamEvent):
+    """What the answer's object holds so far, as JSON; not checked against its schema.
+
+    Each says all that the one before said, and more. An answer that does not fit is asked for again, and
+    its object then begins anew.
+    """
+
+    type: ClassVar[Literal["object"]] = "object"
+    object: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectResultEvent(StreamEvent):
+    """The answer's object, whole and as its schema has it. `fallback`: no answer did fit."""
+
+    type: ClassVar[Literal["object-result"]] = "object-result"
+    object: Json
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadTitleEvent(StreamEvent):
     """The thread got a `title`, or it could not be made: then `error` says why. It is not stored.
 
@@ -271,6 +294,8 @@ Event: TypeAlias = (
     | ToolResultEvent
     | ToolErrorEvent
     | FileEvent
+    | ObjectEvent
+    | ObjectResultEvent
     | StepFinishEvent
     | ThreadTitleEvent
     | FinishEvent

@@ -16,6 +16,7 @@ from typing import TypeVar
 from .._errors import ModelError, ProcessorError, TripwireError
 from .._types import Message
 from ..processors.base import Tripwire
+from .answering import AskAgainError
 from .asking import ask, tell_parts
 from .ending import commit, make_result, retract, wind_up
 from .events import StartEvent, StepFinishEvent, StepStartEvent
@@ -90,6 +91,7 @@ async def _work(state: RunState) -> None:
                 if state.begun:
                     state.close()
                     await _judge(state, retry=False)
+                    _tell_judged(state)
                 raise
     except TimeoutError:
         if limit.expired():
@@ -121,7 +123,9 @@ async def _one_step(state: RunState) -> bool | None:
         response, told = await ask(state)
         if guards is not None:
             response = await guards.output_step(response)
-        if state.live is not None and not told:
+        if state.output is not None:
+            response = state.output.take(state, response, told=told)
+        elif state.live is not None and not told:
             tell_parts(state, response)
         first = state.add(response)
         if response.finish_reason == "error":
@@ -134,6 +138,12 @@ async def _one_step(state: RunState) -> bool | None:
         if not more:
             state.reason = "max-steps" if calls else reason
             await _judge(state, retry=not calls)
+            if state.output is not None:
+                await state.output.finish(state)
+            _tell_judged(state)
+    except AskAgainError as error:
+        state.feedback = [str(error)]
+        return None
     except TripwireError as error:
         if not error.retry or guards is None:
             raise
@@ -155,14 +165,16 @@ async def _one_step(state: RunState) -> bool | None:
 
 
 async def _judge(state: RunState, *, retry: bool) -> None:
-    """Have processors judge the whole answer, and tell of it if it was held back."""
-    if state.guards is None:
-        return
-    if state.parts:
+    """Have processors judge the whole answer."""
+    if state.guards is not None and state.parts:
         message = await state.guards.output_result(state.message(), retry=retry)
         state.parts, state.metadata = list(message.parts), message.metadata
-        if state.emit is not None and state.hold == "run":
-            tell_answer(message, state.plan.run_id, state.emit)
+
+
+def _tell_judged(state: RunState) -> None:
+    """The answer is accepted: tell of it if it was held back."""
+    if state.parts and state.emit is not None and state.hold == "run":
+        tell_answer(state.message(), state.plan.run_id, state.emit)
     state.judged = True
 
 

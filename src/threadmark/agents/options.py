@@ -13,6 +13,7 @@ from ..memory.options import MemoryOptions, MemorySettings
 from ..memory.turn import ThreadSpec, Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
+from .output import Output
 from .prompts import Prompt, as_messages, with_speaker
 from .request_context import RequestContext
 from .tools import Function, Tool
@@ -58,6 +59,8 @@ class CallOptions(MemoryOptions, total=False):
     model: Instead of the agent's.
     settings: For the model, over the agent's, key by key.
     max_steps: Instead of the agent's.
+    output: Answer with an object: a type, a JSON schema, or `Output(...)`; instead of the agent's. It is then
+        the result's `object`.
     timeout: Seconds from the call after which model and tools are stopped. The run then ends normally, with
         finish reason "timeout"; what was finished is kept and stored.
     step_timeout: The same for each single model call.
@@ -79,6 +82,7 @@ class CallOptions(MemoryOptions, total=False):
     model: Dynamic[ModelLike] | None
     settings: Mapping[str, Json] | None
     max_steps: int | None
+    output: Any
     timeout: float | None
     step_timeout: float | None
     input_processors: Dynamic[Processors] | None
@@ -105,6 +109,7 @@ class Call:
     model: Dynamic[ModelLike] | None
     settings: Mapping[str, Json]
     max_steps: int | None
+    output: Output | None
     timeout: float | None
     step_timeout: float | None
     run_id: str
@@ -153,6 +158,7 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
         model=get("model"),
         settings=check_metadata(get("settings") or {}, kind="settings"),
         max_steps=None if max_steps is None else check_count("max_steps", max_steps, least=1),
+        output=None if get("output") is None else Output.of(options["output"]),
         timeout=_seconds("timeout", get("timeout")),
         step_timeout=_seconds("step_timeout", get("step_timeout")),
         run_id=new_id() if run_id is None else check_id("run", run_id),

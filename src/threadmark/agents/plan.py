@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .._types import Json, Message
 from ..memory import context as memory_context
@@ -11,6 +12,9 @@ from ..models.base import Model
 from ..processors.pipeline import Pipeline
 from .request_context import RequestContext
 from .tools import ToolSet
+
+if TYPE_CHECKING:
+    from .answering import Answering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class Plan:
     claim: bool = False
     """Whether the run's id is the caller's, so that it has to be claimed first."""
     guards: Pipeline | None = None
+    output: Answering | None = None
 
 
 class TimeUpError(Exception):

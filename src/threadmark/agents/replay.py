@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from .._errors import ModelError
-from .._types import FilePart, Message, ReasoningPart, Run, TextPart, ToolPart
+from .._types import DataPart, FilePart, Message, ReasoningPart, Run, TextPart, ToolPart
 from ..memory.turn import Turn
 from ..processors.base import Tripwire
-from .events import Emit, StartEvent, StepFinishEvent, StepStartEvent
+from .events import Emit, ObjectResultEvent, StartEvent, StepFinishEvent, StepStartEvent
+from .output import OBJECT_PART, Output, object_of
 from .result import AgentResult, answer_reason, steps_of
 from .streaming import StreamedAnswer
 
 
-def replay(turn: Turn, run: Run, agent: str, emit: Emit | None) -> AgentResult:
+def replay(turn: Turn, run: Run, agent: str, emit: Emit | None, output: Output | None = None) -> AgentResult:
     """The stored result of `run`, told as events to `emit`.
 
     Raises `ModelError` when the run had failed; its `result` is what was stored.
     """
     answers = [message for message in turn.answer if message.role == "assistant"]
+    message = answers[-1] if answers else None
+    found, is_fallback = object_of(message, output)
     result = AgentResult(
         run_id=run.id,
         agent=agent,
         finish_reason=run.finish_reason or "other",
-        message=answers[-1] if answers else None,
+        message=message,
         messages=turn.answer,
         usage=run.usage,
         thread_id=turn.thread_id,
         resource_id=turn.resource_id,
         replayed=True,
         tripwire=Tripwire(reason=run.error or "") if run.finish_reason == "tripwire" else None,
+        object=found,
+        is_fallback=is_fallback,
     )
     if emit is not None:
         _tell(result, emit)
@@ -56,6 +61,13 @@ def tell_answer(message: Message, run_id: str, emit: Emit) -> None:
         for index, part in enumerate(step.parts):
             if isinstance(part, (TextPart, ReasoningPart, FilePart, ToolPart)):
                 answer.tell(index, part)
+            elif isinstance(part, DataPart) and part.name == OBJECT_PART:
+                data = part.data if isinstance(part.data, dict) else {}
+                emit(
+                    ObjectResultEvent(
+                        run_id=run_id, object=data.get("object"), fallback=data.get("fallback") is True
+                    )
+                )
         emit(
             StepFinishEvent(
                 run_id=run_id,

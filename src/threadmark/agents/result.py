@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from .._codec import usage_from_dict
 from .._types import FinishReason, Json, Message, Part, ReasoningPart, StepPart, TextPart, ToolPart, Usage
@@ -45,7 +45,9 @@ class AgentResult:
     the model saw. `usage` is summed over all model calls. `finish_reason` is the model's, or "max-steps",
     "timeout", "aborted", "error" or "tripwire". `tripwire` says why a processor stopped the run; there are
     no messages then, nothing is stored, and what was blocked is nowhere in the result. `replayed` is true
-    when an earlier run with this `run_id` had given the answer; `context` is then empty.
+    when an earlier run with this `run_id` had given the answer; `context` is then empty. With `output` the
+    answer's object is `object`, and `is_fallback` says that no answer fitted and this is what was to be
+    given then.
     """
 
     run_id: str
@@ -59,6 +61,8 @@ class AgentResult:
     resource_id: str | None = None
     replayed: bool = False
     tripwire: Tripwire | None = None
+    object: Any = None
+    is_fallback: bool = False
 
     @property
     def text(self) -> str:

@@ -40,6 +40,7 @@ class RunState:
         "live",
         "message_id",
         "metadata",
+        "output",
         "parts",
         "plan",
         "prompt",
@@ -62,6 +63,7 @@ class RunState:
         self.live = None if self.hold == "run" else emit  # where events go as they happen
         self.accepted = False  # the input, by processors
         self.begun = False
+        self.output = plan.output
         self.judged = self.hold != "run"
         self.input = plan.input
         self.prompt = memory_context.Prompt(

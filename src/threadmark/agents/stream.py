@@ -9,7 +9,18 @@ from types import TracebackType
 from typing import ParamSpec, TypeAlias
 
 from .._sync import background_loop, run_sync
-from .events import AbortEvent, Emit, ErrorEvent, Event, FinishEvent, TextDeltaEvent, TripwireEvent
+from .._types import Json
+from .events import (
+    AbortEvent,
+    Emit,
+    ErrorEvent,
+    Event,
+    FinishEvent,
+    ObjectEvent,
+    ObjectResultEvent,
+    TextDeltaEvent,
+    TripwireEvent,
+)
 from .result import AgentResult
 from .settle import settle
 
@@ -54,6 +65,14 @@ class AgentStream:
         """The text as it comes. Raises the run's error at the end, if there was one."""
         return self._text()
 
+    @property
+    def objects(self) -> AsyncIterator[Json]:
+        """What the object asked for by `output` holds so far, as JSON; the last is the whole object.
+
+        Raises the run's error at the end, if there was one.
+        """
+        return self._objects()
+
     async def result(self) -> AgentResult:
         """Wait for the end of the run and return its result, a partial one if it was cancelled.
 
@@ -97,6 +116,15 @@ class AgentStream:
         async for event in self:
             if isinstance(event, TextDeltaEvent):
                 yield event.text
+        if self._error is not None:
+            raise self._error
+
+    async def _objects(self) -> AsyncIterator[Json]:
+        last: Json = None
+        async for event in self:
+            if isinstance(event, (ObjectEvent, ObjectResultEvent)) and event.object != last:
+                last = event.object
+                yield last
         if self._error is not None:
             raise self._error
 
@@ -218,6 +246,17 @@ class SyncAgentStream:
         for event in self:
             if isinstance(event, TextDeltaEvent):
                 yield event.text
+        if self._stream._error is not None:
+            raise self._stream._error
+
+    @property
+    def objects(self) -> Iterator[Json]:
+        """Like `AgentStream.objects`."""
+        last: Json = None
+        for event in self:
+            if isinstance(event, (ObjectEvent, ObjectResultEvent)) and event.object != last:
+                last = event.object
+                yield last
         if self._stream._error is not None:
             raise self._stream._error
 

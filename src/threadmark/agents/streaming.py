@@ -45,11 +45,14 @@ if TYPE_CHECKING:
 class StreamedAnswer:
     """One response under way."""
 
-    __slots__ = ("_emit", "_ended", "_filter", "_run_id", "_started", "_step", "_texts")
+    __slots__ = ("_attempt", "_emit", "_ended", "_filter", "_run_id", "_started", "_step", "_texts")
 
-    def __init__(self, run_id: str, step: int, emit: Emit, filter: Pipeline | None = None) -> None:
+    def __init__(
+        self, run_id: str, step: int, emit: Emit, filter: Pipeline | None = None, *, attempt: int = 0
+    ) -> None:
         self._run_id = run_id
         self._step = step
+        self._attempt = attempt  # answers of this step that were told in part and then given up
         self._emit = emit
         self._started: dict[int, ResponsePart] = {}
         self._texts: dict[int, list[str]] = {}
@@ -217,7 +220,7 @@ class StreamedAnswer:
             )
 
     def _part_id(self, index: int) -> str:
-        return f"{self._step}.{index}"
+        return f"{self._step}.{index}" if not self._attempt else f"{self._step}.{index}.{self._attempt}"
 
 
 def _as_text(args: Json) -> str:

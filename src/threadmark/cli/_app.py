@@ -103,3 +103,42 @@ def show(
 
     with reported():
         show_thread(thread=thread, user=user, db=db, as_json=as_json)
+
+
+@app.command(short_help="Show what a model would see of a conversation now.")
+def context(
+    thread: Annotated[str, typer.Argument(metavar="THREAD", help="The conversation's id.")],
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Whose it is, if several users have one of this id."),
+    ] = None,
+    message: Annotated[
+        str | None,
+        typer.Option("--message", metavar="TEXT", help="The next message. Default: a placeholder."),
+    ] = None,
+    last_messages: Annotated[
+        int | None,
+        typer.Option("--last-messages", metavar="N", min=0, help="As the memory has it. Default: 10."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", metavar="N", min=1, help="The budget of the prompt. Default: none."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="All lines of every text.")] = False,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model would see of a conversation now: each block of the prompt, its tokens, and why."""
+    from ._context import show_context
+
+    with reported():
+        show_context(
+            thread=thread,
+            user=user,
+            message=message,
+            last_messages=last_messages,
+            max_tokens=max_tokens,
+            full=full,
+            db=db,
+            as_json=as_json,
+        )

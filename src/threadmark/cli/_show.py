@@ -26,7 +26,7 @@ def list_threads(*, user: str | None, db: str, as_json: bool) -> None:
             return
         found = memory.resource(user).threads.list_sync(per_page=None, order_by="updated_at").threads
     if as_json:
-        _print_json([_thread_json(thread) for thread in found])
+        print_json([_thread_json(thread) for thread in found])
     elif not found:
         Screen(live=False).notice(f"{clean_line(user)} has no conversations.")
     else:
@@ -59,33 +59,35 @@ def _list_users(memory: Memory, as_json: bool) -> None:
         )
         rows.append((name, f"{page.total:,}", f"{messages:,}", _database.minute(newest)))
     if as_json:
-        _print_json(users)
+        print_json(users)
     elif not rows:
         Screen(live=False).notice("Memory holds nothing yet.")
     else:
         _print_table(("USER", "CONVERSATIONS", "MESSAGES", "UPDATED"), rows, elastic=0)
 
 
+def find_thread(memory: Memory, thread: str, user: str | None) -> Thread:
+    """A conversation by its id. Without `user` it must be one user's. Raises `NotFoundError`."""
+    if user is None:
+        owners = memory.admin.owners_sync(thread)
+        if len(owners) > 1:
+            names = ", ".join(clean_line(owner) for owner in owners[:10])
+            raise NotFoundError(f"{len(owners)} users have a conversation {thread!r}; add --user ({names})")
+        user = owners[0] if owners else None
+    found = None if user is None else memory.resource(user).thread(thread).get_sync()
+    if found is None:
+        raise NotFoundError(f"there is no conversation {thread!r}; `threadmark threads` lists what there is")
+    return found
+
+
 def show_thread(*, thread: str, user: str | None, db: str, as_json: bool) -> None:
     """Print one conversation."""
     with _database.open_memory(db, must_exist=True) as memory:
-        if user is None:
-            owners = memory.admin.owners_sync(thread)
-            if len(owners) > 1:
-                names = ", ".join(clean_line(owner) for owner in owners[:10])
-                raise NotFoundError(
-                    f"{len(owners)} users have a conversation {thread!r}; add --user ({names})"
-                )
-            user = owners[0] if owners else None
-        handle = None if user is None else memory.resource(user).thread(thread)
-        found = None if handle is None else handle.get_sync()
-        if handle is None or found is None:
-            raise NotFoundError(
-                f"there is no conversation {thread!r}; `threadmark threads` lists what there is"
-            )
+        found = find_thread(memory, thread, user)
+        handle = memory.resource(found.resource_id).thread(thread)
         messages = handle.messages_sync(per_page=None).messages
     if as_json:
-        _print_json({**_thread_json(found), "messages": [_message_json(message) for message in messages]})
+        print_json({**_thread_json(found), "messages": [_message_json(message) for message in messages]})
         return
     screen = Screen(live=False)
     screen.line(clean_line(found.title) or "(untitled)")
@@ -115,9 +117,9 @@ def _shown(message: Message) -> list[str]:
         elif isinstance(part, ToolPart):
             outcome = f" {part.error}" if part.error else ""
             if part.state == "result":
-                outcome = f" {_short(part.output)}"
+                outcome = f" {short(part.output)}"
             shown.append(
-                clean_line(f"[tool {part.tool_name} {_short(part.args)} \u2192 {part.state}{outcome}]")
+                clean_line(f"[tool {part.tool_name} {short(part.args)} \u2192 {part.state}{outcome}]")
             )
         elif isinstance(part, FilePart):
             shown.append(clean_line(f"[file {part.name or part.url or ''} {part.media_type}]"))
@@ -126,7 +128,7 @@ def _shown(message: Message) -> list[str]:
     return shown
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\u2026"
 
@@ -160,7 +162,7 @@ def _message_json(message: Message) -> dict[str, Any]:
     }
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")  # ASCII: safe in any terminal
 
 

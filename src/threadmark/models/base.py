@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from .._types import FilePart, Json, Message, ReasoningPart, StepPart, TextPart, ToolPart, Usage
 
@@ -26,19 +26,35 @@ class ToolDefinition:
     parameters: Mapping[str, Json] = field(default_factory=lambda: {"type": "object", "properties": {}})
 
 
+OutputMode: TypeAlias = Literal["native", "tool", "prompted"]
+"""How a model can be had to answer with an object: bound to a schema by its provider, by calling a tool, or
+by being asked to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSchema:
+    """What an answer has to be: `schema` is the JSON schema of an object."""
+
+    name: str
+    description: str = ""
+    schema: Mapping[str, Json]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
     """One call of a model.
 
     `messages` are in order and end with what the model shall answer; an assistant message holds whole
     steps, tool outcomes included. No tool call in them lacks an outcome. `settings` are passed on as they
-    are (`temperature`, `max_tokens`, ...).
+    are (`temperature`, `max_tokens`, ...). With `output` the answer's text is JSON of that schema; it is only
+    given to a model whose `output_modes` have "native".
     """
 
     messages: Sequence[Message]
     instructions: str = ""
     tools: Sequence[ToolDefinition] = ()
     settings: Mapping[str, Json] = field(default_factory=dict)
+    output: OutputSchema | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +132,11 @@ class Model(ABC):
     @abstractmethod
     def name(self) -> str:
         """`provider:model`, for records and messages."""
+
+    @property
+    def output_modes(self) -> tuple[OutputMode, ...]:
+        """How it can answer with an object, the best way first; "prompted" is always one."""
+        return ("tool", "prompted")
 
     @abstractmethod
     async def request(self, request: ModelRequest) -> ModelResponse:

@@ -11,6 +11,7 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import Model as ProviderModel
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models import infer_model as infer_provider_model
+from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition as ProviderTool
 
@@ -21,7 +22,7 @@ from ._failures import model_error
 from ._loops import ModelPerLoop
 from ._response import to_response
 from ._stream import StreamTranslator
-from .base import Model, ModelEvent, ModelRequest, ModelResponse, ToolDefinition
+from .base import Model, ModelEvent, ModelRequest, ModelResponse, OutputMode, ToolDefinition
 
 
 class PydanticAIModel(Model):
@@ -56,6 +57,11 @@ class PydanticAIModel(Model):
             )
         self._name = name or f"{first.system}:{first.model_name}"
         self._secrets = _secrets(first)
+        self._output_modes = _output_modes(first)
+
+    @property
+    def output_modes(self) -> tuple[OutputMode, ...]:
+        return self._output_modes
 
     @property
     def name(self) -> str:
@@ -116,8 +122,19 @@ def _prompt(
     return (
         to_model_messages(request.messages, instructions=request.instructions),
         cast(ModelSettings, dict(settings)) if settings else None,
-        ModelRequestParameters(function_tools=[_tool(tool) for tool in request.tools]),
+        _parameters(request),
     )
+
+
+def _parameters(request: ModelRequest) -> ModelRequestParameters:
+    tools = [_tool(tool) for tool in request.tools]
+    output = request.output
+    if output is None:
+        return ModelRequestParameters(function_tools=tools)
+    wanted = OutputObjectDefinition(
+        json_schema=dict(output.schema), name=output.name, description=output.description or None
+    )
+    return ModelRequestParameters(function_tools=tools, output_mode="native", output_object=wanted)
 
 
 def _tool(tool: ToolDefinition) -> ProviderTool:
@@ -126,6 +143,15 @@ def _tool(tool: ToolDefinition) -> ProviderTool:
         description=tool.description or None,
         parameters_json_schema=dict(tool.parameters),
     )
+
+
+def _output_modes(model: ProviderModel) -> tuple[OutputMode, ...]:
+    profile: Mapping[str, Any] = model.profile
+    native: tuple[OutputMode, ...] = ("native",) if profile.get("supports_json_schema_output") else ()
+    tool: tuple[OutputMode, ...] = ("tool",) if profile.get("supports_tools", True) else ()
+    if model.system.startswith("google") and not profile.get("google_supports_tool_combination"):
+        return (*tool, *native, "prompted")  # these refuse a schema beside tools
+    return (*native, *tool, "prompted")
 
 
 def _secrets(model: ProviderModel) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ..models.base import (
     ModelEvent,
     ModelRequest,
     ModelResponse,
+    OutputMode,
     PartDelta,
     PartEnded,
     PartStarted,
@@ -55,6 +56,7 @@ class ScriptedModel(Model):
     a stream the answer comes after the sum of them. Usage is an estimate that depends on the texts alone:
     `estimate_tokens` of what was asked and of what was answered.
 
+    `output_modes` says how it can be asked for an object; the script itself is bound by no schema.
     `requests` holds every request, in order. One script may serve several tasks, threads and event loops.
     """
 
@@ -65,6 +67,7 @@ class ScriptedModel(Model):
         name: str = "scripted:model",
         chunk: int = 8,
         delay: float = 0.0,
+        output_modes: Sequence[OutputMode] = ("native", "tool", "prompted"),
     ) -> None:
         if isinstance(replies, (str, ToolCall)):
             raise TypeError("replies must be a list of replies or a function that returns one")
@@ -76,12 +79,17 @@ class ScriptedModel(Model):
         self._name = name
         self._chunk = chunk
         self._delay = delay
+        self._output_modes = tuple(output_modes)
         self._calls = 0
         self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def output_modes(self) -> tuple[OutputMode, ...]:
+        return self._output_modes
 
     async def request(self, request: ModelRequest) -> ModelResponse:
         response: ModelResponse | None = None
