@@ -484,6 +484,9 @@ _fields: dict[str, st.SearchStrategy[object]] = {
     "provider_executed": st.booleans(),
     "data": st.none() | st.binary(),
     "metadata": st.dictionaries(st.text(), _json, max_size=3),
+    "suspend_payload": _json,
+    "resume_schema": _json,
+    "path": st.lists(st.text(), max_size=3).map(tuple),
     "finish_reason": st.sampled_from(["stop", "max-steps", "error"]),
 }
 

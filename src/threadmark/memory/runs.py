@@ -7,10 +7,13 @@ as unknown. Any other is over.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from .._codec import time_to_text
 from .._errors import NotFoundError
 from .._types import FinishReason, Json, Message, Part, Run, RunStatus, ToolPart
 from ..stores.base import RunWrite, Store, TurnWrite
@@ -20,7 +23,7 @@ LEASE = 120.0
 
 DIED = "its process died; what it did is unknown"
 EXPIRED = "nobody decided in time"
-UNKNOWN = "The call was begun, and its process died before the outcome was stored. Whether it took effect is unknown."
+UNKNOWN = "The call was begun, and its process died. Whether it took effect is unknown."
 
 
 def has_lapsed(run: Run, now: datetime) -> bool:
@@ -41,6 +44,22 @@ def is_waiting(part: Part) -> bool:
 def is_unknown(part: Part) -> bool:
     """Whether `part` is a call that may or may not have taken effect."""
     return isinstance(part, ToolPart) and part.state == "interrupted" and part.error == UNKNOWN
+
+
+def digest_of(tool_name: str, args: Json) -> str:
+    """What identifies a call's tool and exact arguments."""
+    text = json.dumps([tool_name, args], sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def paused_record(before: Mapping[str, Json], message: Message, step: int, at: datetime) -> dict[str, Json]:
+    """The stored state of a run that waits for calls of `message`."""
+    waiting = {
+        part.tool_call_id: digest_of(part.tool_name, part.args)
+        for part in message.parts
+        if isinstance(part, ToolPart) and is_waiting(part)
+    }
+    return {**before, "message": message.id, "step": step, "pending": waiting, "at": time_to_text(at)}
 
 
 def decided(call: ToolPart, decision: str, at: str, **facts: Json) -> Mapping[str, Json]:
@@ -98,7 +117,7 @@ async def close_paused(
     by: str | None = None,
 ) -> Run:
     """End a paused run: its waiting calls count as declined, and no model is asked."""
-    at = clock().isoformat()
+    at = time_to_text(clock())
     try:
         message = await paused_message(store, owner, run)
     except NotFoundError:

@@ -230,6 +230,10 @@ class Turn:
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
 
+    def now(self) -> datetime:
+        """The time by this memory's clock."""
+        return self._clock()
+
     @property
     def talked_on(self) -> bool:
         """Whether the thread has messages after the one in which the run paused."""
@@ -239,8 +243,8 @@ class Turn:
 
     def settle_asked(self, message: Message) -> None:
         """Show the message in which the run paused in its place in the history, as it is."""
-        place = next((n for n, m in enumerate(self.history) if (m.seq or 0) > (message.seq or 0)), None)
-        place = len(self.history) if place is None else place
+        seq = 0 if self.asked is None else self.asked.seq or 0
+        place = sum((earlier.seq or 0) < seq for earlier in self.history)
         self.history = (*self.history[:place], message, *self.history[place:])
 
     async def claim(self) -> None:
@@ -322,6 +326,7 @@ class Turn:
         self,
         message: Message | None,
         *,
+        earlier: Sequence[Message] = (),
         status: RunStatus = "finished",
         finish_reason: FinishReason = "stop",
         usage: Usage | None = None,
@@ -333,10 +338,11 @@ class Turn:
 
         Once begun it runs to its end even if the caller is cancelled meanwhile. `model` is the one that
         answered, and `request_context` what it was asked with: for a title, if the thread is to get one.
+        `earlier` are messages of the same answer that come before `message`.
         """
         if not self.writes:
             return None
-        messages = () if self._input_is_stored else self.input
+        messages = (*(() if self._input_is_stored else self.input), *earlier)
         if message is not None:
             messages = (*messages, message)
 
