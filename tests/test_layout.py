@@ -26,7 +26,18 @@ MAY_IMPORT = {
     "testing": {"agents", "memory", "models", "recall", "stores"},
     "vectors": set(),
 }
-HEAVY = ("pydantic", "pydantic_ai", "numpy", "rich", "typer", "sqlite_vec", "apsw", "httpx", "openai")
+HEAVY = (
+    "pydantic",
+    "pydantic_ai",
+    "numpy",
+    "rich",
+    "typer",
+    "sqlite_vec",
+    "apsw",
+    "psycopg",
+    "httpx",
+    "openai",
+)
 
 
 def name_of(path: Path) -> str:

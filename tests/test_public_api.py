@@ -42,6 +42,8 @@ PUBLIC = """
     Output
     OutputError
     OwnershipError
+    PendingCall
+    PostgresStore
     ProcessorError
     ReasoningPart
     RequestContext
@@ -54,6 +56,8 @@ PUBLIC = """
     Store
     StoreBusyError
     StoreError
+    SuspendedRun
+    SuspendedRunPage
     TextPart
     Thread
     ThreadClone

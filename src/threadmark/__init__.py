@@ -59,7 +59,10 @@ if TYPE_CHECKING:
         AgentStream,
         Event,
         Output,
+        PendingCall,
         RequestContext,
+        SuspendedRun,
+        SuspendedRunPage,
         Tool,
         ToolContext,
         tool,
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from .memory.working import WorkingMemory
     from .models.base import Model
     from .stores.base import MessageChange, Store
+    from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
 
 _HOMES = {
@@ -87,8 +91,8 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "Output", "RequestContext", "Tool", "ToolContext",
-        "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Output", "PendingCall", "RequestContext",
+        "SuspendedRun", "SuspendedRunPage", "Tool", "ToolContext", "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
@@ -99,6 +103,7 @@ _HOMES = {
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
+    ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -145,6 +150,8 @@ __all__ = [
     "Output",
     "OutputError",
     "OwnershipError",
+    "PendingCall",
+    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
     "RequestContext",
@@ -157,6 +164,8 @@ __all__ = [
     "Store",
     "StoreBusyError",
     "StoreError",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "TextPart",
     "Thread",
     "ThreadClone",

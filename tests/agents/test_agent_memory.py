@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from threadmark import Agent, Memory, RequestContext, Speaker, ToolPart, WorkingMemory
+from threadmark import Agent, ConflictError, Memory, Message, RequestContext, Speaker, ToolPart, WorkingMemory
 from threadmark.models.base import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
@@ -34,7 +34,8 @@ async def test_what_is_noted_in_one_thread_is_known_in_another() -> None:
 
         second = await agent.generate("What do I like?", resource="ana", thread="t2")
         assert "likes tea" in model.requests[2].messages[0].text
-        assert second.context.blocks[1].kind == "working_memory"
+        kinds = [block.kind for block in second.context.blocks]
+        assert kinds[:3] == ["instructions", "tools", "working_memory"]
         await agent.generate("What do I like?", resource="bob", thread="t1")
         assert "likes tea" not in str(model.requests[3].messages)
 
@@ -117,3 +118,22 @@ async def test_the_call_is_stored_for_people() -> None:
             isinstance(part, ToolPart) for message in model.requests[2].messages for part in message.parts
         )
         assert "<working_memory" in model.requests[2].messages[-1].text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_id_in_use_elsewhere_is_found_before_the_model_is_asked(stream: bool) -> None:
+    """A message id of another thread of the owner raises `ConflictError`; no model ran, nothing is stored."""
+    async with Memory("sqlite://") as memory:
+        await memory.resource("ana").thread("other").save(Message.user("x", id="m1"))
+        model = ScriptedModel(["never"])
+        agent = Agent("a", model=model, memory=memory)
+        question = Message.user("q", id="m1")
+        if stream:
+            async with agent.stream(question, resource="ana", thread="t") as answer:
+                with pytest.raises(ConflictError, match="another of the owner's threads"):
+                    await answer.result()
+        else:
+            with pytest.raises(ConflictError, match="another of the owner's threads"):
+                await agent.generate(question, resource="ana", thread="t")
+        assert model.requests == []
+        assert (await memory.resource("ana").threads.list()).total == 1

@@ -123,9 +123,13 @@ async def test_a_run_under_way_is_not_made_twice(memory: Memory, stored: Stored)
 
 
 async def test_another_conflict_is_no_replay(memory: Memory, stored: Stored) -> None:
-    """A message id that is in use in another thread is an error that keeps the reply; nothing is stored."""
-    agent = Agent("a", model=ScriptedModel(echo), memory=memory)
-    await agent.generate(Message.user("one", id="m"), resource="ana", thread="t1")
+    """A message id that another thread takes meanwhile is an error that keeps the reply; nothing stored."""
+
+    async def reply(request: ModelRequest) -> str:
+        await memory.resource("ana").thread("t1").save(Message.user("one", id="m"))
+        return echo(request)
+
+    agent = Agent("a", model=ScriptedModel(reply), memory=memory)
     with pytest.raises(ConflictError) as caught:
         await agent.generate(Message.user("two", id="m"), resource="ana", thread="t2", run_id="r")
     assert caught.value.result.text == "echo two"

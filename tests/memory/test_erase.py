@@ -85,7 +85,13 @@ async def test_an_erased_thread_leaves_no_byte(tmp_path: Path) -> None:
         await user.thread("secret-thread").clone("copy", last=0, title="copy")
         receipt = await user.thread("secret-thread").erase()
 
-        assert receipt.removed == {"threads": 1, "messages": 1, "runs": 0, "working_memory": 0}
+        assert receipt.removed == {
+            "threads": 1,
+            "messages": 1,
+            "runs": 0,
+            "working_memory": 0,
+            "observations": 0,
+        }
         assert leftovers(tmp_path, "secret-") == set()
         assert [thread.id for thread in await user.threads.list()] == ["copy", "other"]
         assert (await user.threads.get("copy")).source is None  # type: ignore[union-attr]

@@ -161,6 +161,26 @@ class TestInput:
             await (await opened(memory, "hi")).commit(Message.assistant("hello"))
         assert [text for _, text in await stored(memory)] == ["hi", "hello"] * 2
 
+    async def test_an_id_in_use_in_another_thread(self, memory: Memory) -> None:
+        """Refused when the turn opens, before a model is asked; other owners' ids do not matter."""
+        await memory.resource("ana").thread("other").save(Message.user("x", id="u1"))
+        await memory.resource("bob").thread("t").save(Message.user("x", id="u2"))
+        with pytest.raises(ConflictError, match="'u1' is in use in another of the owner's threads"):
+            await opened(memory, Message.user("q", id="u1"))
+        assert await memory.resource("ana").threads.get("t") is None
+        await (await opened(memory, Message.user("q", id="u2"))).commit(Message.assistant("a"))
+        turn = await opened(memory, Message.user("q0", id="u1"), Message.assistant("a0"), Message.user("q1"))
+        assert [message.text for message in turn.input] == ["q1"], "a replay before an answer is not stored"
+        with pytest.raises(ConflictError):
+            await opened(memory, Message.user("q", id="u1"))
+        turn = await memory.open_turn(
+            resource="ana",
+            thread="t",
+            input=[Message.user("q", id="u1")],
+            options={"read_only": True},
+        )
+        assert [message.text for message in turn.input] == ["q"], "what stores nothing may use any id"
+
     async def test_a_message_of_another_thread(self, memory: Memory) -> None:
         """Refused before anything is read."""
         [message] = await memory.resource("ana").thread("other").save("x")

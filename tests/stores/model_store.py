@@ -44,6 +44,7 @@ from threadmark.stores.base import (
     TurnReceipt,
     TurnState,
     TurnWrite,
+    Window,
     WorkingMemoryWrite,
 )
 from threadmark.testing.conformance import difference
@@ -62,12 +63,13 @@ class Tables:
     saved: dict[tuple[str, str], int] = field(default_factory=dict)
     runs: dict[tuple[str, str], Run] = field(default_factory=dict)
     working: dict[tuple[str, str | None], tuple[WorkingMemoryVersion, ...]] = field(default_factory=dict)
+    windows: dict[int, Window] = field(default_factory=dict)
     counter: int = 0
 
     def copy(self) -> Tables:
         return Tables(
             dict(self.threads), dict(self.numbers), dict(self.sources), dict(self.messages),
-            dict(self.saved), dict(self.runs), dict(self.working), self.counter,
+            dict(self.saved), dict(self.runs), dict(self.working), dict(self.windows), self.counter,
         )  # fmt: skip
 
     def next(self) -> int:
@@ -454,11 +456,14 @@ class ModelStore(Store):
             return TurnState(
                 thread=own(thread),
                 history=tuple([own(message) for message in line[start:]]),
-                known={message.id: own(message) for message in line if message.id in query.known_ids},
+                known={
+                    id_: own(t.messages[owner, id_]) for id_ in query.known_ids if (owner, id_) in t.messages
+                },
                 run=own(run),
                 working_memory=next(iter(t.working.get((owner, place), ())), None)
                 if query.working_memory
                 else None,
+                window=t.windows.get(t.numbers.get((owner, query.thread_id), 0), Window()),
             )
 
         return self._read(owner, work)
@@ -508,6 +513,8 @@ class ModelStore(Store):
             last_seq=seq,
             version=version,
         )
+        if write.window is not None:
+            t.windows[t.numbers[key]] = write.window
         if write.working_memory is not None:
             self._remember(t, owner, write.working_memory, at)
         return TurnReceipt(

@@ -36,7 +36,7 @@ def select(path: str | Path, *statements: str, driver: str = "apsw") -> list[lis
     With the same SQLite library as a store that has the file open in this process: a file that two
     libraries open in one process loses its locks, and with them what is in its log.
     """
-    db = find_driver(driver)(str(path), False)
+    db = find_driver(driver)(str(path), "create")
     try:
         db.set_busy_timeout(30)
         db.execute("BEGIN")

@@ -22,7 +22,7 @@ from threadmark._errors import (
 )
 from threadmark.stores.base import MessageQuery, ThreadQuery, TurnQuery
 from threadmark.stores.sqlite import SQLiteStore
-from threadmark.stores.sqlite._driver import Connection, find_driver
+from threadmark.stores.sqlite._driver import Connect, Connection, Mode, find_driver
 from threadmark.testing.conformance import Builders, dump, whole
 
 pytestmark = pytest.mark.anyio
@@ -140,7 +140,7 @@ def test_options_that_make_no_sense() -> None:
 async def test_a_database_of_another_program(tmp_path: Path, driver: str) -> None:
     """It is refused, and none of our tables is put into it."""
     path = tmp_path / "other.db"
-    db = find_driver(driver)(str(path), False)
+    db = find_driver(driver)(str(path), "create")
     db.execute("CREATE TABLE notes (text)")
     db.execute("INSERT INTO notes VALUES ('keep')")
     db.close()
@@ -150,7 +150,7 @@ async def test_a_database_of_another_program(tmp_path: Path, driver: str) -> Non
 
 async def test_a_newer_schema(furnished: Path, driver: str) -> None:
     """A file of a newer Threadmark is refused as such, for writing and reading, and stays as it was."""
-    db = find_driver(driver)(str(furnished), False)
+    db = find_driver(driver)(str(furnished), "create")
     db.execute("INSERT INTO schema_migrations VALUES (999, 'm999_from_the_future', '2030-01-01')")
     db.close()
     before = raw(furnished, driver)
@@ -205,7 +205,7 @@ async def test_a_lock_held_too_long(furnished: Path, driver: str) -> None:
     store = SQLiteStore(str(furnished), driver=driver, busy_timeout=0.2)
     await store.open()
     before = await dump(store, "ann")
-    other = find_driver(driver)(str(furnished), False)
+    other = find_driver(driver)(str(furnished), "create")
     other.execute("BEGIN IMMEDIATE")
     ticks = 0
 
@@ -236,7 +236,7 @@ async def test_a_lock_released_in_time(furnished: Path, driver: str) -> None:
     """A write that finds the file locked goes through as soon as it is free."""
     store = SQLiteStore(str(furnished), driver=driver, busy_timeout=30)
     await store.open()
-    other = find_driver(driver)(str(furnished), False)
+    other = find_driver(driver)(str(furnished), "create")
     other.execute("BEGIN IMMEDIATE")
     write = asyncio.ensure_future(OPERATIONS["write_turn"](store, builders()))
     await asyncio.sleep(0.05)
@@ -250,11 +250,11 @@ async def test_a_lock_released_in_time(furnished: Path, driver: str) -> None:
 # -- full --------------------------------------------------------------------------------------------
 
 
-def limited(driver: str, pages: Callable[[], int]) -> Callable[[str, bool], Connection]:
+def limited(driver: str, pages: Callable[[], int]) -> Connect:
     """A driver whose connections do not let the database grow beyond a number of pages."""
 
-    def connect(path: str, read_only: bool) -> Connection:
-        connection = find_driver(driver)(path, read_only)
+    def connect(path: str, mode: Mode) -> Connection:
+        connection = find_driver(driver)(path, mode)
         connection.execute(f"PRAGMA max_page_count={pages()}")
         return connection
 
@@ -388,7 +388,7 @@ async def test_a_damaged_file_is_told_and_never_crashes(furnished: Path, tmp_pat
 )
 async def test_a_damaged_row_is_told(furnished: Path, driver: str, statement: str) -> None:
     """A value that cannot be read is a `StoreError`, and other threads can be read."""
-    db = find_driver(driver)(str(furnished), False)
+    db = find_driver(driver)(str(furnished), "create")
     db.execute(statement)
     db.close()
     store = SQLiteStore(str(furnished), driver=driver)

@@ -4,8 +4,10 @@ from .agent import Agent
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
 from .options import CallOptions
 from .output import Output
+from .pending import PendingCall, SuspendedRun, SuspendedRunPage
 from .request_context import RequestContext
 from .result import AgentResult, Step
+from .resumable import ResumeOptions
 from .stream import AgentStream, SyncAgentStream
 from .tools import Tool, ToolContext, tool
 
@@ -16,9 +18,13 @@ __all__ = [
     "CallOptions",
     "Event",
     "Output",
+    "PendingCall",
     "RequestContext",
+    "ResumeOptions",
     "Step",
     "StreamEvent",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "SyncAgentStream",
     "TerminalEvent",
     "Tool",

@@ -195,12 +195,18 @@ class Agent(Resumable):
             raise ValidationError(
                 "the prompt holds nothing new: it ends with an answer that is stored already"
             )
+        if turn is not None:
+            tools = tools.with_memory(turn.tools())
+        hand_over = None
+        auto_resume = self.auto_resume if call.auto_resume is None else call.auto_resume
+        if auto_resume and memory is not None and call.paused is None and turn is not None and turn.writes:
+            hand_over = await self._auto_resume(memory, call, emit)
         plan = Plan(
             run_id=call.run_id,
             agent=self.name,
             model=model,
-            tools=tools if turn is None else tools.with_memory(turn.tools()),
-            prompt=lambda accepted: _prompt(turn, instructions, call, accepted),
+            tools=tools,
+            prompt=lambda accepted: _prompt(turn, instructions, call, accepted, tools, model),
             input=new,
             settings={**self.settings, **call.settings} if call.settings else self.settings,
             max_steps=call.max_steps or self.max_steps,
@@ -217,9 +223,26 @@ class Agent(Resumable):
                 else call.require_tool_approval
             ),
             pause_ttl=self.pause_ttl if call.pause_ttl is None else call.pause_ttl,
+            hand_over=hand_over,
             record=record_of(call) if call.paused is None else call.paused.state or {},
         )
         return RunState(plan, turn, emit)
+
+    async def _auto_resume(
+        self, memory: TurnSource, call: Call, emit: Emit | None
+    ) -> Callable[[RunState], Awaitable[AgentResult | None]] | None:
+        """What gives this call's message to a suspended call that it answers, if any waits."""
+        from .auto_resume import answer, extract, find_questions
+
+        questions = await find_questions(self, memory, call)
+        if not questions:
+            return None
+
+        async def hand_over(state: RunState) -> AgentResult | None:
+            found = await extract(state, questions)
+            return None if found is None else await answer(self, state, *found, emit)
+
+        return hand_over
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None
@@ -318,12 +341,17 @@ class Agent(Resumable):
 
 
 def _prompt(
-    turn: Turn | None, instructions: str, call: Call, input: Sequence[Message]
+    turn: Turn | None,
+    instructions: str,
+    call: Call,
+    input: Sequence[Message],
+    tools: ToolSet,
+    model: Model,
 ) -> memory_context.Prompt:
     if turn is not None:
-        return turn.prompt(instructions, call.system, call.context)
+        return turn.prompt(instructions, call.system, call.context, tools=tools.text(), model=model.name)
     layers = memory_context.Layers(
-        instructions=instructions, system=call.system, context=call.context, input=input
+        instructions=instructions, system=call.system, context=call.context, input=input, tools=tools.text()
     )
     return memory_context.build_prompt(layers)[0]
 

@@ -62,7 +62,9 @@ async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
     guards = state.guards
     while True:
         try:
-            return await _call(state, request)
+            response = await _call(state, request)
+            _learn(state, request, response)
+            return response
         except ModelError as error:
             told = state.answer is not None and state.answer.begun
             if guards is None or told or not guards.retries_left:
@@ -97,6 +99,19 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
         if limit.expired() and isinstance(error, TimeoutError):
             raise TimeUpError from None
         raise ModelError(f"{model.name} failed: {describe_error(error)}") from error
+
+
+def _learn(state: RunState, request: ModelRequest, response: ModelResponse) -> None:
+    """Let memory compare its count of the prompt with the provider's, if it was sent as it was counted."""
+    prompt = state.prompt
+    if (
+        state.turn is not None
+        and state.output is None
+        and request.messages is prompt.messages
+        and request.instructions is prompt.instructions
+        and request.tools is state.plan.tools.definitions
+    ):
+        state.turn.learn(response.usage)
 
 
 def _counted(state: RunState, response: ModelResponse) -> ModelResponse:

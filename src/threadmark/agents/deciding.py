@@ -20,8 +20,8 @@ from .._errors import (
     ValidationError,
 )
 from .._ids import check_id
-from .._types import Json, Part, Run, ToolPart
-from ..memory.runs import EXPIRED, decided, digest_of, end_lapsed, has_lapsed, is_waiting
+from .._types import Json, Message, Part, Run, ToolPart, Usage
+from ..memory.runs import EXPIRED, decided, digest_of, is_waiting
 from .calls import as_json, check_arguments
 from .events import Emit
 from .loop import execute
@@ -63,9 +63,19 @@ class Decision:
 
 
 async def decide(
-    agent: Agent, run_id: str, decision: Decision, options: Mapping[str, Any], emit: Emit | None
+    agent: Agent,
+    run_id: str,
+    decision: Decision,
+    options: Mapping[str, Any],
+    emit: Emit | None,
+    *,
+    said: Sequence[Message] = (),
+    usage: Usage | None = None,
 ) -> AgentResult:
-    """Store `decision`, and go on with the run if nothing else is pending."""
+    """Store `decision`, and go on with the run if nothing else is pending.
+
+    `said` are new messages that come with the decision, accepted by processors; `usage` is added.
+    """
     check_id("run", run_id)
     given: RequestContext | None = options.get("request_context")
     owner = owner_of(options.get("resource"), given)
@@ -80,7 +90,8 @@ async def decide(
             _restore(state, run)
             by = None if given is None or given.speaker is None else given.speaker.id
             state.parts = _apply(state, run, decision, by)
-            return await _store(state)
+            state.usage += usage or Usage()
+            return await _store(state, said)
         except ApprovalError:
             raise
         except ConflictError:
@@ -102,7 +113,7 @@ async def find_run(
 ) -> tuple[TurnSource, Run]:
     """The run, and a memory that it is in. Raises `NotFoundError`."""
     async for memory in memories(agent, options):
-        run = await memory.store.get_run(owner, run_id)
+        run = await memory.open_runs.get(owner, run_id)
         if run is not None and run.agent == agent.name:
             return memory, run
     raise NotFoundError(f"agent {agent.name!r} has no run {run_id!r} for this resource")
@@ -140,16 +151,16 @@ async def _memory_of(
     if options.get("memory") is not None or hasattr(agent._memory, "open_turn"):
         return found
     chosen = await agent._choose_memory(context)
-    if chosen is found or chosen.store is found.store:
+    if chosen is found or chosen.open_runs.is_with(found.open_runs):
         return chosen
-    there = await chosen.store.get_run(owner, run.id)
+    there = await chosen.open_runs.get(owner, run.id)
     return found if there is None else chosen
 
 
 async def check_open(memory: TurnSource, owner: str, run: Run) -> Run:
     """The run if it waits; one whose process died or whose time is up is brought to its end first."""
-    if has_lapsed(run, memory.now()):
-        run = await end_lapsed(memory.store, memory.now, owner, run)
+    if memory.open_runs.has_lapsed(run):
+        run = await memory.open_runs.end_lapsed(owner, run)
         if run.error == EXPIRED:
             raise ApprovalError(f"run {run.id!r} has expired; its pending calls count as declined")
     if run.status == "running":
@@ -270,7 +281,7 @@ def _find(parts: Sequence[Part], target: str | PendingCall, run: Run) -> int:
 # -- storing and going on ----------------------------------------------------------------------------
 
 
-async def _store(state: RunState) -> AgentResult:
+async def _store(state: RunState, said: Sequence[Message]) -> AgentResult:
     """Write the decision; go on if it was the last one."""
     turn, plan = state.turn, state.plan
     assert turn is not None
@@ -285,7 +296,8 @@ async def _store(state: RunState) -> AgentResult:
     }
     state.record = record
     status: Literal["suspended", "running"] = "suspended" if waits else "running"
-    receipt = await settle(turn.hold([state.message()], status, record, state.usage))
+    receipt = await settle(turn.hold([state.message(), *said], status, record, state.usage))
+    turn.said = receipt.messages[1:]
     for part in state.parts:
         if isinstance(part, ToolPart) and part.state == "denied" and before[part.tool_call_id] != part:
             state.tell_now(part)
@@ -299,7 +311,7 @@ async def _store(state: RunState) -> AgentResult:
         agent=plan.agent,
         finish_reason="suspended",
         message=receipt.messages[0],
-        messages=receipt.messages,
+        messages=(*turn.said, receipt.messages[0]),
         usage=state.usage,
         thread_id=turn.thread_id,
         resource_id=turn.resource_id,

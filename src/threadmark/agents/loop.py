@@ -43,6 +43,8 @@ async def execute(state: RunState) -> AgentResult:
     cancelled: asyncio.CancelledError | None = None
     try:
         await _work(state)
+        if state.handed is not None:
+            return state.handed
     except TimeUpError:
         state.reason = "timeout"
     except asyncio.CancelledError as error:
@@ -86,15 +88,20 @@ async def execute(state: RunState) -> AgentResult:
 
 async def _work(state: RunState) -> None:
     plan = state.plan
-    if state.emit is not None and not state.resumed:
-        state.emit(StartEvent(run_id=plan.run_id, agent=plan.agent, message_id=state.message_id))
+    if not state.resumed and plan.hand_over is None:
+        _tell_start(state)
     limit = asyncio.timeout_at(plan.deadline)
     try:
         async with limit:
             if state.resumed:
-                reopen(state)
+                await reopen(state)
             else:
                 await accept(state)
+                if plan.hand_over is not None:
+                    state.handed = await plan.hand_over(state)
+                    if state.handed is not None:
+                        return
+                    _tell_start(state)
             try:
                 if not state.resumed or await _finish_step(state):
                     await _steps(state)
@@ -110,6 +117,12 @@ async def _work(state: RunState) -> None:
         if limit.expired():
             raise TimeUpError from None
         raise
+
+
+def _tell_start(state: RunState) -> None:
+    if state.emit is not None:
+        plan = state.plan
+        state.emit(StartEvent(run_id=plan.run_id, agent=plan.agent, message_id=state.message_id))
 
 
 async def _steps(state: RunState) -> None:
@@ -167,7 +180,7 @@ async def _finish_step(state: RunState) -> bool:
             )
         )
     if more:
-        go_on(state)
+        await go_on(state)
         await _checkpoint(state)
     return more
 

@@ -20,18 +20,18 @@ async def accept(state: RunState) -> None:
             if turn is not None:
                 turn.take_input(made)
                 state.input = turn.input
-    _make_prompt(state)
+    await _make_prompt(state)
 
 
-def reopen(state: RunState) -> None:
+async def reopen(state: RunState) -> None:
     """Go on with a paused run: its input was accepted long ago, and its prompt is made anew."""
     state.accepted = state.begun = True
-    _make_prompt(state)
+    await _make_prompt(state)
     state.seen = (*state.prompt.messages, state.message())
     start_heartbeat(state)
 
 
-def go_on(state: RunState) -> None:
+async def go_on(state: RunState) -> None:
     """Where the answer goes on: in the message that paused, or after what was said since.
 
     What was said meanwhile stays where it is in the thread, and so the answer comes after it.
@@ -42,10 +42,12 @@ def go_on(state: RunState) -> None:
     turn.settle_asked(state.message())
     state.earlier = (state.message(),)
     state.message_id, state.parts, state.metadata = new_id(), [], {}
-    _make_prompt(state)
+    await _make_prompt(state)
 
 
-def _make_prompt(state: RunState) -> None:
+async def _make_prompt(state: RunState) -> None:
+    if state.turn is not None:
+        await state.turn.prepare(state.plan.model.name)
     state.prompt = state.plan.prompt(state.input)
     state.report = state.prompt.report
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .._errors import ConfigurationError, ValidationError
 from .._ids import check_count, check_id, check_metadata, new_id
 from .._types import Json, Message, Run, Speaker, Thread
 from ..memory.options import MemoryOptions, MemorySettings
+from ..memory.runs import OpenRuns
 from ..memory.turn import ThreadSpec, Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
-from ..stores.base import Store
 from .output import Output
 from .plan import ApprovalRule
 from .prompts import Prompt, as_messages, with_speaker
@@ -50,10 +49,7 @@ class TurnSource(Protocol):
     ) -> Turn: ...
 
     @property
-    def store(self) -> Store: ...
-
-    @property
-    def now(self) -> Callable[[], datetime]: ...
+    def open_runs(self) -> OpenRuns: ...
 
 
 class CallOptions(MemoryOptions, total=False):

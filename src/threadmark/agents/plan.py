@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,6 +48,8 @@ class Plan:
     """Which calls a person must approve, besides those whose tool says so."""
     pause_ttl: float | None = None
     """Seconds that a paused run waits at most."""
+    hand_over: Callable[[Any], Awaitable[Any]] | None = None
+    """Asked once the input is accepted: the result of a run that goes on instead, or `None`."""
     record: Mapping[str, Json] = field(default_factory=dict)
     """What is stored of this call with a paused run."""
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_paging, utc
 from .._sync import sync_twin
-from .._types import Message, Run
-from ..memory.runs import close_paused, end_lapsed, has_lapsed
+from .._types import RunStatus
 from .deciding import check_open, find_run, memories, owner_of
 from .options import TurnSource
 from .pending import SuspendedRun, SuspendedRunPage, suspended_run
@@ -50,17 +49,17 @@ class AgentRuns:
         if thread is not None:
             check_id("thread", thread)
         await self._sweep(source, owner, thread)
-        found = await source.store.list_runs(
+        found = await source.open_runs.page(
             owner,
+            self._agent.name,
+            "suspended",
             thread_id=thread,
-            status="suspended",
-            agent=self._agent.name,
             since=None if since is None else utc("since", since),
             until=None if until is None else utc("until", until),
             page=number,
             per_page=size,
         )
-        asked = await self._messages(source, owner, found.runs)
+        asked = await source.open_runs.parts(owner, found.runs)
         return SuspendedRunPage(
             runs=tuple([suspended_run(run, owner, asked.get(run.id, ())) for run in found]),
             total=found.total,
@@ -82,7 +81,7 @@ class AgentRuns:
         options = {"memory": memory, "request_context": request_context}
         source, run = await find_run(self._agent, check_id("run", run_id), owner, options)
         run = await check_open(source, owner, run)
-        asked = await self._messages(source, owner, [run])
+        asked = await source.open_runs.parts(owner, [run])
         return suspended_run(run, owner, asked.get(run.id, ()))
 
     async def cancel(
@@ -103,16 +102,7 @@ class AgentRuns:
         source, run = await find_run(self._agent, check_id("run", run_id), owner, options)
         run = await check_open(source, owner, run)
         speaker = None if request_context is None else request_context.speaker
-        await close_paused(
-            source.store,
-            source.now,
-            owner,
-            run,
-            "cancelled",
-            reason,
-            finish_reason="aborted",
-            by=None if speaker is None else speaker.id,
-        )
+        await source.open_runs.cancel(owner, run, reason, None if speaker is None else speaker.id)
 
     suspended_sync = sync_twin(suspended)
     get_sync = sync_twin(get)
@@ -130,27 +120,11 @@ class AgentRuns:
 
     async def _sweep(self, source: TurnSource, owner: str, thread: str | None) -> None:
         """End what has lapsed."""
-        now = source.now()
-        for status in ("running", "suspended"):
-            page = await source.store.list_runs(
-                owner,
-                thread_id=thread,
-                status=status,
-                agent=self._agent.name,
-                per_page=None,
-            )
-            for run in page:
-                if has_lapsed(run, now):
+        statuses: tuple[RunStatus, ...] = ("running", "suspended")
+        for status in statuses:
+            for run in await source.open_runs.page(owner, self._agent.name, status, thread_id=thread):
+                if source.open_runs.has_lapsed(run):
                     try:
-                        await end_lapsed(source.store, source.now, owner, run)
+                        await source.open_runs.end_lapsed(owner, run)
                     except ConflictError:
                         continue  # somebody else did
-
-    async def _messages(self, source: TurnSource, owner: str, runs: Any) -> dict[str, tuple[Any, ...]]:
-        """The parts of the messages in which these runs paused, by run."""
-        wanted: dict[str, Run] = {(run.state or {}).get("message", ""): run for run in runs}
-        wanted.pop("", None)
-        if not wanted:
-            return {}
-        found: list[Message] = await source.store.get_messages(owner, list(wanted))
-        return {wanted[message.id].id: message.parts for message in found}

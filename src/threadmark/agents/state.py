@@ -17,6 +17,7 @@ from ..processors.base import FEEDBACK_ID, Tripwire
 from .calls import sound
 from .events import Emit, ToolDeniedEvent, ToolErrorEvent, ToolResultEvent
 from .plan import Plan
+from .result import AgentResult
 from .streaming import StreamedAnswer
 
 GO_ON = """<resumed>
@@ -43,6 +44,7 @@ class RunState:
         "emit",
         "feedback",
         "guards",
+        "handed",
         "heartbeat",
         "hold",
         "input",
@@ -77,6 +79,7 @@ class RunState:
         self.accepted = False  # the input, by processors
         self.base: list[Part] = []  # what a resumed answer was when it was claimed
         self.earlier: tuple[Message, ...] = ()  # messages of this run before the one that goes on
+        self.handed: AgentResult | None = None  # of another run, that went on instead
         self.heartbeat: asyncio.Task[None] | None = None
         self.record: Mapping[str, Json] = plan.record
         self.resumed = False

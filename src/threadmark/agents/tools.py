@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
+from .._codec import to_json
 from .._errors import ConfigurationError
 from .._types import Json, Message
 from ..memory.tools import MemoryTool
@@ -173,6 +174,12 @@ class ToolSet:
                 )
             found[made.name] = made
         return cls(found, tuple([made.definition for made in found.values()]))
+
+    def text(self) -> str:
+        """What a model is told of the tools, for counting it."""
+        return "\n".join(
+            [f"{item.name} {item.description} {to_json(item.parameters)}" for item in self.definitions]
+        )
 
     def with_memory(self, offered: Iterable[MemoryTool]) -> ToolSet:
         """These tools and those that memory offers. Raises `ConfigurationError` when two have one name."""

@@ -75,6 +75,11 @@ class MemorySettings:
     save_user_first: bool = False
 
     @property
+    def writes(self) -> bool:
+        """Whether a turn stores anything."""
+        return not self.read_only and self.last_messages != 0
+
+    @property
     def slack(self) -> int:
         """How far the window of history may grow beyond `last_messages`."""
         if self.exact or not self.last_messages:

@@ -9,15 +9,21 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from .._errors import StoreError
 from ..stores.base import Store
 
 if TYPE_CHECKING:
-    from ..stores.sqlite._driver import Connection, Row
+    from ..stores.sqlite._driver import Connection, Mode, Row
 
 When = Literal["before", "after"]
+OPERATIONS = frozenset(
+    name for name in dir(Store) if not name.startswith("_") and iscoroutinefunction(getattr(Store, name))
+)
+"""The operations of a store, those that rest on a capability too."""
+
 _Method = TypeVar("_Method", bound=Callable[..., Awaitable[Any]])
 
 
@@ -136,7 +142,7 @@ class FaultyStore(Store):
         self, operation: str, when: When, nth: int | None, act: Callable[[Call], Awaitable[None]]
     ) -> None:
         # A fault that can never fire would let a test pass that tests nothing.
-        if operation != "*" and operation not in Store.__abstractmethods__:
+        if operation != "*" and operation not in OPERATIONS:
             raise ValueError(f"a store has no operation {operation!r}")
         if when not in ("before", "after"):
             raise ValueError(f"when must be 'before' or 'after', not {when!r}")
@@ -192,6 +198,27 @@ class FaultyStore(Store):
     erase = _through(Store.erase)
     list_owners = _through(Store.list_owners)
     find_owners = _through(Store.find_owners)
+    recall_state = _through(Store.recall_state)
+    enable_recall = _through(Store.enable_recall)
+    disable_recall = _through(Store.disable_recall)
+    backfill_recall = _through(Store.backfill_recall)
+    search_messages = _through(Store.search_messages)
+    match_messages = _through(Store.match_messages)
+    search_threads = _through(Store.search_threads)
+    list_speakers = _through(Store.list_speakers)
+    add_space = _through(Store.add_space)
+    drop_space = _through(Store.drop_space)
+    claim_embeddings = _through(Store.claim_embeddings)
+    store_embeddings = _through(Store.store_embeddings)
+    fail_embeddings = _through(Store.fail_embeddings)
+    read_observations = _through(Store.read_observations)
+    list_observations = _through(Store.list_observations)
+    claim_observation_job = _through(Store.claim_observation_job)
+    commit_observations = _through(Store.commit_observations)
+    fail_observation_job = _through(Store.fail_observation_job)
+    activate_observations = _through(Store.activate_observations)
+    retire_observations = _through(Store.retire_observations)
+    list_observation_jobs = _through(Store.list_observation_jobs)
 
 
 class FaultyDriver:
@@ -211,9 +238,9 @@ class FaultyDriver:
         self._faults: list[_StatementFault] = []
         self._lock = threading.Lock()
 
-    def __call__(self, path: str, read_only: bool) -> Connection:
+    def __call__(self, path: str, mode: Mode) -> Connection:
         """Open a connection: what the store does with its driver."""
-        return _FaultyConnection(self, self._connect(path, read_only))
+        return _FaultyConnection(self, self._connect(path, mode))
 
     def fail(self, nth: int, *, when: When = "before", error: Exception | None = None) -> None:
         """Raise `error` (a `StoreError` unless given) at the n-th statement."""

@@ -3,9 +3,9 @@
 **Coverage.** A thread's log has two cursors over the messages' `seq`: `observed_seq`, up to which messages
 were observed, and `visible_seq <= observed_seq`, up to which the rows made from them are in view. `gaps` are
 messages at or below `observed_seq` that are not covered all the same: left out by the observer, changed
-since, or losing what was noted about them when another message was deleted. A message is *covered* if its `seq` is
-at most `visible_seq` and no gap; every other message has to be shown raw. Late arrivals get the next `seq`,
-whatever their time, so no clock can hide a message.
+since, or losing what was noted about them when another message was deleted. A message is *covered* if its
+`seq` is at most `visible_seq` and no gap; every other message has to be shown raw. Late arrivals get the
+next `seq`, whatever their time, so no clock can hide a message.
 
 **Rows.** A row made by an observer names its sources (messages), one made by a reflector or by demotion
 its children (rows). The view is: rows that are visible, not retired, not superseded, and not a child of a
@@ -105,8 +105,9 @@ class Observation:
     """A stored row. `id` is short ("o41"), unique for its owner, and never used again for another row.
 
     `from_seq` and `to_seq` are the range of messages observed together with it, or those of its children.
-    `place` orders rows in the view: a summary stands where its first child stood. `superseded_by`,
-    `retired_at` and `parents` say why a row is not in view; `visible` whether its cursor has reached it.
+    `place` orders rows in the view: a summary stands where its first child stood. `visible` says whether the
+    cursor has reached it, `hidden` that something stands for it: a visible row that supersedes it, or a
+    visible summary (`parents`); retired rows, and those of kind "none", are hidden too.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Observation:
     children: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     """Summaries over this row that are visible and not retired."""
+    hidden: bool = False
     tokens: int = 0
     count: int = 1
     flags: tuple[str, ...] = ()
@@ -146,7 +148,7 @@ class Observation:
     @property
     def in_view(self) -> bool:
         """Whether it belongs to the log as the model sees it."""
-        return self.visible and self.is_live and not self.parents and self.kind != "none"
+        return self.visible and not self.hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,8 @@ class RoleHealth:
 class ObservationLog:
     """The state of a thread's log; see the module for the cursors.
 
-    `version` grows with each change of the rows in view. `running` are the kinds of jobs under a lease
+    `version` grows with each change of the rows in view. `stubborn` are gaps that several observations left
+    uncovered: they are not tried again on their own. `running` are the kinds of jobs under a lease
     that had not run out at the time asked about.
     """
 
@@ -182,6 +185,7 @@ class ObservationLog:
     visible_seq: int = 0
     version: int = 0
     gaps: tuple[int, ...] = ()
+    stubborn: tuple[int, ...] = ()
     hints: Hints = field(default_factory=Hints)
     extracted: Mapping[str, Json] = field(default_factory=dict)
     observer: RoleHealth = field(default_factory=RoleHealth)
@@ -321,10 +325,14 @@ class Covered:
 class ObservationCommit:
     """What a finished job stores, in one transaction.
 
-    For "observe": messages of the job's range that are not in `covered`, or have changed since, become
-    gaps; a row with a source that is gone or has changed is left out, and its other sources become
-    gaps too. `activate` puts the rows in view at once, if all before them are. For "reflect": rows with
-    `children`; one whose children are not all still in view is left out, and one row has one summary.
+    For "observe": a message of the job's range is covered if it is in `covered`, has not changed since,
+    and is a source of one of `rows` (of kind "none" too) or of a repeat; all others become gaps. A row with a
+    source that is gone or has changed is left out. `activate` puts the rows in view at once, if all before
+    them are.
+
+    For "reflect": rows with `children`; one whose children are not all still live is left out, and a row has
+    one summary.
+
     `hints=None` keeps the old ones; `extracted` is merged; `title` is set unless a user gave one.
     """
 

@@ -17,19 +17,20 @@ from ..._types import (
     WorkingMemoryVersion,
 )
 from ._messages import MessageChange, MessageQuery
+from ._observations import ObservationStore
 from ._recall import RecallStore
 from ._runs import RunStore
 from ._threads import CloneRequest, NewThread, ThreadChange, ThreadQuery
 from ._turns import TurnQuery, TurnReceipt, TurnState, TurnWrite, WorkingMemoryWrite
 
 
-class Store(RecallStore, RunStore, ABC):
+class Store(RecallStore, ObservationStore, RunStore, ABC):
     """A database that keeps the contract of this module."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """What it can do beyond the contract's core: "scrub" (erased bytes leave the file at once),
     "reopen" (data outlives the store object), "processes" (several processes may share it), "recall"
-    (it keeps a recall index)."""
+    (it keeps a recall index), "observations" (it keeps a log of observations)."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ..._ids import check_count
 from ..._types import FinishReason, Json, Message, Run, RunStatus, Thread, WorkingMemoryVersion
+from ._observations import LogQuery, ObservationState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +32,13 @@ class Window:
     """What a thread's last turn showed to the model first; kept so that the next turn can begin the same.
 
     `seq` is the first message shown, `memory` the version of the working memory that stood before it (0:
-    none), `fingerprint` identifies the text of all that was shown.
+    none), `fingerprint` identifies the text of all that was shown, `counted` is JSON on how it was counted.
     """
 
     seq: int = 0
     memory: int = 0
     fingerprint: str = ""
+    counted: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,8 @@ class TurnQuery:
 
     `last` is the number of newest messages wanted; with `slack`, all from the thread's window on, up to that
     many more. `known_ids` are the ids of messages that the caller holds and whose stored copies it wants,
-    `run_id` a run it wants to find, `working_memory` the scope of the working memory it wants.
+    from whichever of the owner's threads, `run_id` a run it wants to find, `working_memory` the scope of the
+    working memory it wants, `observations` what it wants of the thread's log.
     """
 
     thread_id: str
@@ -54,6 +57,7 @@ class TurnQuery:
     working_memory: Literal["resource", "thread"] | None = None
     known_ids: tuple[str, ...] = ()
     run_id: str | None = None
+    observations: LogQuery | None = None
 
     def __post_init__(self) -> None:
         if self.last is not None:
@@ -72,6 +76,7 @@ class TurnState:
     window: Window = field(default_factory=Window)
     shown_memory: WorkingMemoryVersion | None = None
     """The version of the working memory that `window` names."""
+    observations: ObservationState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ..._errors import ConfigurationError, StoreBusyError, StoreError
 
@@ -44,8 +44,11 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-Connect: TypeAlias = Callable[[str, bool], Connection]
-"""Opens `(path or ":memory:", read_only)`. Raises what the engine raises."""
+Mode: TypeAlias = Literal["create", "write", "read"]
+"""What a connection may do with the file: make it, write to one that is there, or only read it."""
+
+Connect: TypeAlias = Callable[[str, Mode], Connection]
+"""Opens `(path or ":memory:", mode)`. Raises what the engine raises."""
 
 
 def translate(error: Exception, path: str) -> StoreError:
@@ -106,11 +109,13 @@ class _Apsw:
         self._connection.close()
 
 
-def connect_apsw(path: str, read_only: bool) -> Connection:
+def connect_apsw(path: str, mode: Mode) -> Connection:
     """Open with apsw."""
     import apsw
 
-    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    flags = apsw.SQLITE_OPEN_READONLY if mode == "read" else apsw.SQLITE_OPEN_READWRITE
+    if mode == "create":
+        flags |= apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(path, flags=flags)
     return _Apsw(connection)
 
@@ -148,11 +153,12 @@ class _Stdlib:
         self._connection.close()
 
 
-def connect_stdlib(path: str, read_only: bool) -> Connection:
+def connect_stdlib(path: str, mode: Mode) -> Connection:
     """Open with the standard library."""
     from urllib.parse import quote
 
-    name = path if path == ":memory:" else f"file:{quote(path)}?mode={'ro' if read_only else 'rwc'}"
+    modes = {"create": "rwc", "write": "rw", "read": "ro"}
+    name = path if path == ":memory:" else f"file:{quote(path)}?mode={modes[mode]}"
     connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
     return _Stdlib(connection)
 

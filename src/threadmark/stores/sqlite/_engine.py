@@ -26,7 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..._errors import StoreBusyError, ThreadmarkError
-from ._driver import Connect, Connection, translate
+from ._driver import Connect, Connection, Mode, translate
 
 T = TypeVar("T")
 Job: TypeAlias = Callable[[Connection], T]
@@ -362,7 +362,9 @@ class Engine:
         while True:
             connection = None
             try:
-                connection = self._connect(self._path, self._read_only)
+                # A reader opens what the writer made: a file that is gone since must not come back empty.
+                mode: Mode = "read" if self._read_only else "write" if reader else "create"
+                connection = self._connect(self._path, mode)
                 connection.set_busy_timeout(self._busy_timeout)
                 self._configure(connection, reader)
                 if not reader:

@@ -13,6 +13,8 @@ from ..._codec import time_to_text
 from ..._errors import SchemaVersionError, StoreError
 from ..._ids import now
 from ._driver import Connection
+from ._observation_schema import m005_observations
+from ._recall_schema import m006_recall
 
 Migration: TypeAlias = Callable[[Connection], None]
 
@@ -121,7 +123,21 @@ def m003_paused_runs(db: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_threads_messages_runs, m002_working_memory, m003_paused_runs)
+def m004_orders_and_counts(db: Connection) -> None:
+    """How a thread's last turn was counted; an owner's messages in order of time; threads by id alone."""
+    db.execute("ALTER TABLE threads ADD COLUMN window_counted TEXT NOT NULL DEFAULT ''")
+    db.execute("CREATE INDEX messages_by_created ON messages (resource_id, created_at)")
+    db.execute("CREATE INDEX threads_by_id ON threads (id, resource_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_threads_messages_runs,
+    m002_working_memory,
+    m003_paused_runs,
+    m004_orders_and_counts,
+    m005_observations,
+    m006_recall,
+)
 
 
 def migrate(db: Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -25,7 +25,7 @@ SEQ_BITS = 32
 THREAD_COLUMNS = (
     "number, resource_id, id, title, title_source, metadata, created_at, updated_at, message_count, "
     "last_seq, version, source_thread_id, source_message_id, cloned_at, "
-    "window_seq, window_memory, window_fingerprint"
+    "window_seq, window_memory, window_fingerprint, window_counted"
 )
 MESSAGE_COLUMNS = (
     "key, thread_id, seq, id, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, "

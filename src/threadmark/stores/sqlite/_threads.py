@@ -9,7 +9,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
-from . import _working
+from . import _observation_changes, _recall, _working
 from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
@@ -74,6 +74,12 @@ def count(db: Connection, owner: str, change: int) -> None:
             "AND NOT EXISTS (SELECT 1 FROM working_memory WHERE resource_id = ?1)",
             (owner,),
         )
+
+
+def count_messages(db: Connection, owner: str) -> int:
+    """How many messages the owner has, from what each thread knows of its own."""
+    rows = db.execute("SELECT sum(message_count) FROM threads WHERE resource_id = ?", (owner,))
+    return int(rows[0][0] or 0)
 
 
 def create(db: Connection, owner: str, thread: NewThread) -> Thread:
@@ -149,12 +155,13 @@ def delete(db: Connection, owner: str, thread_id: str) -> dict[str, int]:
     if row is None:
         return {}
     number = row[0]
-    removed = {}
+    removed = _recall.removing_thread(db, owner, number)
     db.execute("DELETE FROM messages WHERE key BETWEEN ? AND ?", (first_key(number), last_key(number)))
     removed["messages"] = db.changes()
     db.execute("DELETE FROM runs WHERE thread_number = ?", (number,))
     removed["runs"] = db.changes()
     removed["working_memory"] = _working.delete(db, owner, number)
+    removed["observations"] = _observation_changes.delete_thread(db, number)
     db.execute("DELETE FROM threads WHERE number = ?", (number,))
     removed["threads"] = 1
     count(db, owner, -1)
@@ -185,9 +192,13 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     )
     number = need(db, to, request.id)[0]
     ids: dict[str, str] = {}
+    keys: dict[int, int] = {}
     rows = []
+    seqs = []
     for seq, row in enumerate(_rows_to_copy(db, source_row[0], request), start=1):
         ids[row[3]] = new_id = check_id("message", request.new_id())
+        keys[row[0]] = first_key(number) + seq
+        seqs.append(row[2])
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *row[4:10], row[11]))
     taken = db.execute(
         "SELECT 1 FROM messages WHERE resource_id = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1",
@@ -200,6 +211,7 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         "speaker_role, parts, metadata, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
+    _recall.cloned(db, owner, to, keys, request.now)
     db.execute(
         "UPDATE threads SET message_count = ?, last_seq = ?, source_number = ?, source_thread_id = ?, "
         "source_message_id = ?, cloned_at = ? WHERE number = ?",
@@ -214,6 +226,8 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         ),
     )
     _working.copy_thread(db, owner, source_row[0], to, number, request.now)
+    copied = {old: place for place, old in enumerate(seqs, start=1)}
+    _observation_changes.copy_thread(db, source_row[0], to, request.id, number, copied)
     return ThreadClone(thread=thread_from_row(need(db, to, request.id)), id_map=ids)
 
 
@@ -286,11 +300,13 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
         (new_owner, later(row, now), number),
     )
     db.execute("UPDATE messages SET resource_id = ? WHERE key BETWEEN ? AND ?", (new_owner, *span))
+    _recall.transferred(db, owner, new_owner, number)
     for table in ("runs", "working_memory"):
         db.execute(
             f"UPDATE {table} SET resource_id = ? WHERE resource_id = ? AND thread_number = ?",
             (new_owner, owner, number),
         )
-    count(db, owner, -1)
     count(db, new_owner, 1)
+    _observation_changes.transfer(db, owner, number, new_owner)
+    count(db, owner, -1)
     return thread_from_row(need(db, new_owner, thread_id))

@@ -63,6 +63,9 @@ for _topic in (
     "clone",
     "transfer",
     "erase",
+    "observations",
+    "recall",
+    "vectors",
     "concurrency",
     "reopen",
 ):

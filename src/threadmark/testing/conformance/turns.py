@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from ..._errors import ConflictError, NotFoundError, ValidationError
 from ..._types import DataPart, Speaker
-from ...stores.base import MessageQuery, ThreadQuery, TurnQuery, TurnState
+from ...stores.base import MessageQuery, ThreadQuery, TurnQuery, TurnState, Window
 from ._dump import dump, whole
 from ._expect import holds, refuses, same
 from ._harness import Harness
@@ -239,6 +239,31 @@ async def read(h: Harness) -> None:
     same(2, len(state.history), "known messages do not count as history")
     state = await store.read_turn("ann", TurnQuery(thread_id="t1", run_id="nowhere"))
     same(None, state.run, "an unknown run is None")
+
+
+@behaviour("turns: known messages are found in whichever of the owner's threads they are")
+async def read_known_elsewhere(h: Harness) -> None:
+    store = await h.fresh()
+    ours = await store.write_turn("ann", h.turn("t1", [h.message(id="m1")]))
+    await store.write_turn("ann", h.turn("t2", [h.message(id="m2")]))
+    await store.write_turn("bob", h.turn("t2", [h.message(id="m3")]))
+    for thread in ("t2", "nowhere"):
+        state = await store.read_turn("ann", TurnQuery(thread_id=thread, known_ids=("m1", "m3", "m4")))
+        same({"m1": ours.messages[0]}, state.known, f"from {thread}, with the thread they are in")
+        same(thread == "t2", state.thread is not None, "and the thread itself is as it was")
+        same(True, all(message.id != "m1" for message in state.history), "they are no history")
+
+
+@behaviour("turns: what a turn showed is kept with its thread, until the next one says otherwise")
+async def windows(h: Harness) -> None:
+    store = await h.fresh()
+    await store.write_turn("ann", h.turn("t1", ["1"]))
+    same(Window(), (await store.read_turn("ann", TurnQuery(thread_id="t1"))).window, "at first nothing")
+    window = Window(seq=1, memory=3, fingerprint="2:abc", counted='{"x":"é"}')
+    await store.write_turn("ann", h.turn("t1", ["2"], window=window))
+    await store.write_turn("ann", h.turn("t2", ["1"], window=Window(seq=7)))
+    await store.write_turn("ann", h.turn("t1", ["3"]))
+    same(window, (await store.read_turn("ann", TurnQuery(thread_id="t1"))).window, "as it was written")
 
 
 @behaviour("turns: deleted messages leave the newest ones to read")
