@@ -30,6 +30,7 @@ PUBLIC = """
     Event
     FilePart
     GenerateTitle
+    Hooks
     Memory
     MemoryEvent
     MemoryOptions
@@ -51,7 +52,9 @@ PUBLIC = """
     RunPage
     SQLiteStore
     SchemaVersionError
+    SkipTool
     Speaker
+    StepChanges
     StepPart
     Store
     StoreBusyError

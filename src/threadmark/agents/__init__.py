@@ -2,6 +2,7 @@
 
 from .agent import Agent
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
+from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
 from .options import CallOptions
 from .output import Output
 from .pending import PendingCall, SuspendedRun, SuspendedRunPage
@@ -17,11 +18,15 @@ __all__ = [
     "AgentStream",
     "CallOptions",
     "Event",
+    "Hooks",
     "Output",
     "PendingCall",
     "RequestContext",
     "ResumeOptions",
+    "SkipTool",
     "Step",
+    "StepChanges",
+    "StepContext",
     "StreamEvent",
     "SuspendedRun",
     "SuspendedRunPage",
@@ -29,6 +34,7 @@ __all__ = [
     "TerminalEvent",
     "Tool",
     "ToolContext",
+    "ToolEnd",
     "event_from_dict",
     "tool",
 ]

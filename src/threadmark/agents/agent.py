@@ -20,6 +20,7 @@ from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .answering import Answering
 from .events import Emit
+from .hooks import Hooks, check_hooks
 from .loop import execute
 from .options import (
     Call,
@@ -74,6 +75,7 @@ class Agent(Resumable):
             for all, or a function of a call's tool name and arguments, and perhaps the request context.
         pause_ttl: Seconds that a paused run waits for a person at most; default: without end.
         auto_resume: Whether a user's next message may answer a suspended call; never an approval.
+        hooks: `Hooks(...)`: functions of yours before each step and around each tool.
 
     `instructions`, `model`, `memory`, `tools` and the lists of processors may be functions of the
     `RequestContext`, plain or async; each is called once per run. An agent keeps nothing of its calls: any
@@ -101,6 +103,7 @@ class Agent(Resumable):
         require_tool_approval: ApprovalRule = False,
         pause_ttl: float | None = None,
         auto_resume: bool = False,
+        hooks: Hooks | None = None,
     ) -> None:
         check_agent_options(instructions=instructions, memory=memory, tools=tools)
         self.name = check_id("agent", name)
@@ -120,6 +123,7 @@ class Agent(Resumable):
         self.pause_ttl = check_seconds("pause_ttl", pause_ttl)
         self.auto_resume = check_flag("auto_resume", auto_resume) or False
         self._chosen: weakref.WeakSet[TurnSource] = weakref.WeakSet()  # what a function gave as memory
+        self.hooks = check_hooks(hooks)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
             "output": check_processors(output_processors, "output"),
@@ -225,6 +229,7 @@ class Agent(Resumable):
             pause_ttl=self.pause_ttl if call.pause_ttl is None else call.pause_ttl,
             hand_over=hand_over,
             record=record_of(call) if call.paused is None else call.paused.state or {},
+            hooks=call.hooks or self.hooks,
         )
         return RunState(plan, turn, emit)
 

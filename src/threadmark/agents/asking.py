@@ -21,12 +21,12 @@ _ONE_REQUEST = Usage(requests=1)
 
 async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     """One answer of the model, and whether it has been told already."""
-    plan, guards = state.plan, state.guards
+    guards = state.guards
     request = ModelRequest(
         messages=state.conversation(),
-        instructions=state.prompt.instructions,
-        tools=plan.tools.definitions,
-        settings=plan.settings,
+        instructions=state.instructions,
+        tools=state.offered.definitions,
+        settings=state.settings,
     )
     if state.output is not None:
         request = state.output.ask(request)
@@ -37,7 +37,7 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
             state.report = explain(state.prompt.report, request, made, changed)
         names = {item.name for item in made.tools}
         state.tools = ToolSet(
-            {name: tool for name, tool in plan.tools.tools.items() if name in names}, tuple(made.tools)
+            {name: tool for name, tool in state.offered.tools.items() if name in names}, tuple(made.tools)
         )
         request = made
     if state.output is not None:
@@ -79,7 +79,7 @@ async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
 
 async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
     """One model call. Whatever goes wrong in it is a `ModelError`."""
-    plan, model, guards = state.plan, state.plan.model, state.guards
+    plan, model, guards = state.plan, state.model, state.guards
     limit = asyncio.timeout(plan.step_timeout)
     try:
         async with limit:
@@ -119,7 +119,7 @@ def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
     if response.model is None or not response.usage.requests:
         response = replace(
             response,
-            model=response.model or state.plan.model.name,
+            model=response.model or state.model.name,
             usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
         )
     state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage

@@ -21,6 +21,7 @@ from .answering import AskAgainError
 from .asking import ask, tell_parts
 from .ending import commit, make_result, retract, suspend, wind_up, withhold
 from .events import StartEvent, StepFinishEvent, StepStartEvent
+from .hooks import prepare
 from .leases import stop_heartbeat
 from .opening import accept, go_on, reopen
 from .plan import TimeUpError
@@ -132,8 +133,11 @@ async def _steps(state: RunState) -> None:
         state.feedback = []
         if guards is not None:
             guards.facts.step, guards.facts.retries = state.step, 0
+        await prepare(state)
+        if guards is not None:
+            guards.facts.model = state.model.name
         if state.live is not None:
-            state.live(StepStartEvent(run_id=plan.run_id, step=state.step, model=plan.model.name))
+            state.live(StepStartEvent(run_id=plan.run_id, step=state.step, model=state.model.name))
         more = await _one_step(state)
         while more is None:
             more = await _one_step(state)
@@ -205,7 +209,7 @@ async def _one_step(state: RunState) -> bool | None:
             tell_parts(state, response)
         first = state.add(response)
         if response.finish_reason == "error":
-            raise ModelError(f"{plan.model.name} ended its answer with an error")
+            raise ModelError(f"{state.model.name} ended its answer with an error")
         calls = [index for index in range(first, len(state.parts)) if state.is_open(index)]
         if calls:
             await run_tools(state, calls)

@@ -14,6 +14,7 @@ from ..memory.runs import OpenRuns
 from ..memory.turn import ThreadSpec, Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
+from .hooks import Hooks, check_hooks
 from .output import Output
 from .plan import ApprovalRule
 from .prompts import Prompt, as_messages, with_speaker
@@ -78,6 +79,7 @@ class CallOptions(MemoryOptions, total=False):
     pause_ttl: Seconds that the run waits for a person at most; calls then count as declined. Instead of the
         agent's.
     auto_resume: Whether this message may answer a suspended call of the thread. Instead of the agent's.
+    hooks: Instead of the agent's.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
         (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
         the same id raises `ConflictError` before any model or tool is called. A run that failed before it
@@ -104,6 +106,7 @@ class CallOptions(MemoryOptions, total=False):
     require_tool_approval: ApprovalRule | None
     pause_ttl: float | None
     auto_resume: bool | None
+    hooks: Hooks | None
     run_id: str | None
 
 
@@ -134,6 +137,7 @@ class Call:
     processors: Mapping[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]]
     """Lists of processors by kind, those that are not the agent's."""
     max_processor_retries: int | None
+    hooks: Hooks | None
     require_tool_approval: ApprovalRule | None = None
     pause_ttl: float | None = None
     auto_resume: bool | None = None
@@ -195,6 +199,7 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
         require_tool_approval=check_rule(get("require_tool_approval")),
         pause_ttl=check_seconds("pause_ttl", get("pause_ttl")),
         auto_resume=check_flag("auto_resume", get("auto_resume")),
+        hooks=check_hooks(get("hooks")),
     )
 
 

@@ -15,6 +15,7 @@ from .tools import ToolSet
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .hooks import Hooks
 
 
 ApprovalRule: TypeAlias = bool | Callable[..., Any]
@@ -44,6 +45,7 @@ class Plan:
     """Whether the run's id is the caller's, so that it has to be claimed first."""
     guards: Pipeline | None = None
     output: Answering | None = None
+    hooks: Hooks | None = None
     require_approval: ApprovalRule = False
     """Which calls a person must approve, besides those whose tool says so."""
     pause_ttl: float | None = None

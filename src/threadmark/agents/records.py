@@ -10,6 +10,7 @@ from .._ids import check_metadata
 from .._types import Json, Run, Speaker
 from ..memory.options import MemorySettings
 from ..memory.turn import ThreadSpec
+from .hooks import check_hooks
 from .options import Call, TurnSource, check_processors, check_rule, check_seconds
 from .output import Output
 from .request_context import RequestContext
@@ -93,6 +94,7 @@ def restored_call(
         max_processor_retries=kept.get("max_processor_retries"),
         require_tool_approval=kept.get("require_tool_approval") if rule is None else rule,
         pause_ttl=kept.get("pause_ttl"),
+        hooks=check_hooks(given("hooks")),
         paused=run,
         source=source,
     )

@@ -10,6 +10,7 @@ from .._ids import check_id
 from .._sync import sync_twin
 from .._types import Json
 from .deciding import NO_DATA, Decision, decide
+from .hooks import Hooks
 from .options import Dynamic, Processors, TurnSource
 from .pending import PendingCall
 from .plan import ApprovalRule
@@ -34,8 +35,8 @@ class ResumeOptions(TypedDict, total=False):
     memory: Where the run is; by default the agent's memory, as it was chosen for the original call.
     model: Instead of that of the original call.
     output: The same; an `output` given as a type is plain JSON after a pause unless it is given again.
-    input_processors, output_processors, error_processors: Those of the original call, if it had its own:
-        they cannot be stored.
+    input_processors, output_processors, error_processors, hooks: Those of the original call, if it had its
+        own: they cannot be stored.
     require_tool_approval: Instead of that of the original call, where a function counts as "always".
     timeout, step_timeout: Seconds, as in `CallOptions`.
     """
@@ -48,6 +49,7 @@ class ResumeOptions(TypedDict, total=False):
     input_processors: Dynamic[Processors] | None
     output_processors: Dynamic[Processors] | None
     error_processors: Dynamic[Processors] | None
+    hooks: Hooks | None
     require_tool_approval: ApprovalRule | None
     timeout: float | None
     step_timeout: float | None

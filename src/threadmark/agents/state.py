@@ -9,7 +9,7 @@ from typing import Any
 from .._ids import new_id
 from .._types import FinishReason, Json, Message, Part, StepPart, ToolPart, Usage
 from ..memory import context as memory_context
-from ..memory.context.render import escape, interrupted
+from ..memory.context.render import escape, interrupted, model_facing
 from ..memory.runs import is_waiting
 from ..memory.turn import Turn
 from ..models.base import ModelResponse
@@ -48,10 +48,13 @@ class RunState:
         "heartbeat",
         "hold",
         "input",
+        "instructions",
         "judged",
         "live",
         "message_id",
         "metadata",
+        "model",
+        "offered",
         "output",
         "parts",
         "plan",
@@ -61,6 +64,7 @@ class RunState:
         "report",
         "resumed",
         "seen",
+        "settings",
         "step",
         "told",
         "tools",
@@ -92,7 +96,10 @@ class RunState:
         )
         self.report = self.prompt.report
         self.told = 0  # steps of an answer that was held back
-        self.tools = plan.tools
+        self.model = plan.model  # of this step, like the four below
+        self.tools = self.offered = plan.tools
+        self.instructions = ""
+        self.settings = plan.settings
         self.seen: Sequence[Message] = ()  # by the model, in this step
         self.feedback: list[str] = []
         self.message_id = new_id()
@@ -118,7 +125,7 @@ class RunState:
         """What the model is sent: the prompt, and the answer so far."""
         messages = self.prompt.messages
         if self.parts:
-            messages = (*messages, self.message())
+            messages = (*messages, model_facing(self.message()))
         if self.earlier and not self.parts and messages and messages[-1].role == "assistant":
             messages = (*messages, Message.user(GO_ON, id="resumed"))
         if self.feedback:
@@ -143,7 +150,7 @@ class RunState:
         """Keep what an unfinished model call had said, and close open calls."""
         if self.answer is not None:
             if partial := self.answer.partial():
-                self.parts += [StepPart(model=self.plan.model.name), *partial]
+                self.parts += [StepPart(model=self.model.name), *partial]
             self.answer = None
         for index in range(len(self.parts)):
             if self.is_open(index):

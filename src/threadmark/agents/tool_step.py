@@ -9,6 +9,7 @@ from .._errors import ConfigurationError
 from .._types import Json, Message, ToolPart
 from .approvals import needs_approval
 from .calls import check_arguments, run_calls
+from .hooks import for_model
 from .settle import settle
 from .state import RunState
 from .tools import ToolContext
@@ -56,15 +57,20 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
         if outcome.state != "call":
             state.tell(outcome)
 
-    guards, limit = state.guards, state.plan.tool_concurrency
+    guards, limit, hooks = state.guards, state.plan.tool_concurrency, state.plan.hooks
     if guards is None or not guards.sees_tool_results:
-        await run_calls(calls, state.tools, context, limit, settled)
+        await run_calls(calls, state.tools, context, limit, settled, hooks)
     else:
         # Until a processor has seen an outcome, the call counts as open.
         outcomes: list[ToolPart] = []
-        await run_calls(calls, state.tools, context, limit, lambda _, outcome: outcomes.append(outcome))
+        await run_calls(
+            calls, state.tools, context, limit, lambda _, outcome: outcomes.append(outcome), hooks
+        )
         for index, outcome in enumerate(outcomes):
-            settled(index, outcome if outcome.state == "call" else await guards.tool_result(outcome))
+            if outcome.state != "call":
+                # What the model is shown is made of the output that processors accepted.
+                outcome = await for_model(await guards.tool_result(outcome), state.tools)
+            settled(index, outcome)
     if state.is_paused:
         check_durable(state)
 

@@ -75,9 +75,10 @@ class Tool:
     """A tool that an agent can offer to its model. Made by `tool`; calling it calls the function.
 
     `parameters` is the JSON schema of its arguments. `timeout` is in seconds; a call that takes longer is
-    an error outcome. `requires_approval` says whether a person must approve a call before it is made, or is a
-    function of the arguments, or of these and the `RequestContext`, that does. `resume_schema` describes the
-    answers that a suspended call takes.
+    an error outcome. `to_model` makes what the model is shown of the output (JSON) instead of it.
+    `requires_approval` says whether a person must approve a call before it is made, or is a function of the
+    arguments, or of these and the `RequestContext`, that does. `resume_schema` describes the answers that a
+    suspended call takes.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Tool:
     is_async: bool = False
     requires_approval: RequiresApproval = False
     resume_schema: ResumeSchema | None = None
+    to_model: Callable[[Any], Any] | None = None
     validate: Callable[[Any], tuple[list[Any], dict[str, Any]]]
     """Positional and keyword arguments of the function, from the model's. Raises `InvalidArgumentsError`."""
 
@@ -111,6 +113,7 @@ def tool(
     timeout: float | None = None,
     requires_approval: RequiresApproval = False,
     resume_schema: Any = None,
+    to_model: Callable[[Any], Any] | None = None,
 ) -> Callable[[Function], Tool]: ...
 def tool(
     function: Function | None = None,
@@ -121,6 +124,7 @@ def tool(
     timeout: float | None = None,
     requires_approval: RequiresApproval = False,
     resume_schema: Any = None,
+    to_model: Callable[[Any], Any] | None = None,
 ) -> Tool | Callable[[Function], Tool]:
     """Make a tool of a typed function, as a decorator with or without arguments.
 
@@ -137,6 +141,8 @@ def tool(
             approval is required.
         resume_schema: Any type that Pydantic understands: what answers a suspended call takes, and what
             `context.resume_data` is then. Default: any JSON.
+        to_model: A function of the output, as JSON, that gives what the model is shown of it (text or JSON),
+            plain or async; the output itself is stored, and told in events. Default: all of it.
 
     Raises `ConfigurationError` for a function that cannot be described: a parameter without annotation,
     `*args` or `**kwargs`, a type without JSON schema.
@@ -149,6 +155,7 @@ def tool(
             timeout=timeout,
             requires_approval=requires_approval,
             resume_schema=resume_schema,
+            to_model=to_model,
         )
     return build_tool(function)
 
@@ -229,6 +236,7 @@ def build_tool(
     timeout: float | None = None,
     requires_approval: RequiresApproval = False,
     resume_schema: Any = None,
+    to_model: Callable[[Any], Any] | None = None,
 ) -> Tool:
     """The tool of `function`; see `tool`."""
     if isinstance(function, Tool) or not callable(function):
@@ -244,6 +252,8 @@ def build_tool(
         raise ConfigurationError(
             f"requires_approval of tool {name!r} is True, False or a function, not {requires_approval!r}"
         )
+    if to_model is not None and not callable(to_model):
+        raise ConfigurationError(f"to_model of tool {name!r} must be a function, not {to_model!r}")
     try:
         signature = list(inspect.signature(function).parameters.values())
         hints = _hints(_annotated(function))
@@ -272,6 +282,7 @@ def build_tool(
         is_async=inspect.iscoroutinefunction(call),
         requires_approval=requires_approval,
         resume_schema=None if resume_schema is None else ResumeSchema.of(name, resume_schema),
+        to_model=to_model,
         validate=validate,
     )
 

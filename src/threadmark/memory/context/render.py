@@ -122,11 +122,29 @@ def present(message: Message, *, past: bool) -> Message | None:
         elif isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed:
             parts.append(interrupted(part))
             changed = True
+        elif isinstance(part, ToolPart) and part.model_output is not None:
+            parts.append(_model_facing(part))
+            changed = True
         else:
             parts.append(part)
     if not any(isinstance(part, ToolPart) or _has_content(part) for part in parts):
         return None
     return message.replace(parts=parts) if changed else message
+
+
+def model_facing(message: Message) -> Message:
+    """An answer with the outputs that a model is shown in place of those that are stored."""
+    if not any(isinstance(part, ToolPart) and part.model_output is not None for part in message.parts):
+        return message
+    return message.replace(
+        parts=[_model_facing(part) if isinstance(part, ToolPart) else part for part in message.parts]
+    )
+
+
+def _model_facing(part: ToolPart) -> ToolPart:
+    if part.model_output is None:
+        return part
+    return replace(part, output=part.model_output, model_output=None)
 
 
 def interrupted(call: ToolPart) -> ToolPart:
