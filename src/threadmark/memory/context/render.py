@@ -12,11 +12,9 @@ from dataclasses import replace
 from difflib import unified_diff
 
 from ..._types import DataPart, Message, Part, Speaker, StepPart, TextPart, ToolPart
+from ...stores.base import CONTEXT_PART, MEMORY_TOOLS
 
-CONTEXT_PART = "threadmark.context"
-"""Name of the data part in which a user message keeps what memory told the model along with it."""
-
-HIDDEN_TOOLS = frozenset({"update_working_memory"})
+HIDDEN_TOOLS = MEMORY_TOOLS
 """Tools of memory itself. Their calls are stored, and left out of later prompts: their effect is shown."""
 
 WAITING = {

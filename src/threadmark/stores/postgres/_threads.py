@@ -10,7 +10,7 @@ from ..._codec import to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text, utc
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
+from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
 from ._names import Names
 from ._rows import (
     SEQ_BITS,
@@ -237,6 +237,20 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
     ):
         raise ConflictError("an id for a copied message is in use already")
     now = utc("now", request.now)
+    kept: list[Statement] = []
+    if to != owner:
+        places = dict(zip(copied, fresh, strict=True))
+        stored = db.rows(
+            f"SELECT id, parts FROM {names.messages} WHERE resource_id = %s AND id = ANY(%s)", (owner, copied)
+        )
+        kept = [
+            (
+                f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND id = %s",
+                (new, to, places[id_]),
+            )
+            for id_, parts in stored
+            if (new := without_personal(parts)) is not None
+        ]
     *_, rows = db.together(
         [
             (
@@ -270,6 +284,7 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
                 ),
             ),
             forget_if_bare(names, owner),
+            *kept,
         ]
     )[:3]
     return ThreadClone(thread=thread_from_row(rows[0]), id_map=dict(zip(copied, fresh, strict=True)))
@@ -357,6 +372,14 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
     )
     if any(used):
         raise ConflictError("the new owner uses the id of one of the thread's messages or runs already")
+    kept = [
+        (f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND key = %s", (new, owner, key))
+        for key, parts in db.rows(
+            f"SELECT key, parts FROM {names.messages} WHERE resource_id = %s AND key BETWEEN %s AND %s",
+            (owner, *span(number)),
+        )
+        if (new := without_personal(parts)) is not None
+    ]
     moved = db.together(
         [
             (
@@ -364,6 +387,7 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
                 f"version = version + 1 WHERE resource_id = %s AND id = %s RETURNING {THREAD_COLUMNS}",
                 (new_owner, utc("now", now), owner, thread_id),
             ),
+            *kept,
             (
                 f"UPDATE {names.messages} SET resource_id = %s WHERE resource_id = %s "
                 "AND key BETWEEN %s AND %s",
