@@ -11,6 +11,7 @@ import pytest
 import threadmark
 from threadmark import Agent, Memory
 from threadmark.memory.admin import Admin
+from threadmark.memory.observe.handle import Observations, ThreadObservations
 from threadmark.memory.resource import Resource
 from threadmark.memory.threads import ThreadHandle, Threads
 from threadmark.memory.working import WorkingMemoryHandle
@@ -40,6 +41,7 @@ PUBLIC = """
     Model
     ModelError
     NotFoundError
+    Observation ObservationSettings ObservationalMemory ReflectionSettings Extractor ModelByInputTokens
     Output
     OutputError
     OwnershipError
@@ -78,7 +80,17 @@ PUBLIC = """
     tool
 """
 
-CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads, WorkingMemoryHandle]
+CLASSES = [
+    Admin,
+    Agent,
+    Memory,
+    Observations,
+    ThreadObservations,
+    Resource,
+    ThreadHandle,
+    Threads,
+    WorkingMemoryHandle,
+]
 
 # The blocking twin of closing has the name that the standard library gives it.
 TWINS = {"aclose": "close"}

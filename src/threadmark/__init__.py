@@ -73,12 +73,19 @@ if TYPE_CHECKING:
     from .memory.background import MemoryEvent
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
+    from .memory.observe.extract import Extractor
+    from .memory.observe.settings import (
+        ModelByInputTokens,
+        ObservationalMemory,
+        ObservationSettings,
+        ReflectionSettings,
+    )
     from .memory.options import MemoryOptions
     from .memory.titles import GenerateTitle
     from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, Store
+    from .stores.base import MessageChange, Observation, Store
     from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
 
@@ -100,12 +107,16 @@ _HOMES = {
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
+    ".memory.observe.extract": ("Extractor",),
+    ".memory.observe.settings": (
+        "ModelByInputTokens", "ObservationSettings", "ObservationalMemory", "ReflectionSettings",
+    ),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
     ".memory.titles": ("GenerateTitle",),
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "Store"),
+    ".stores.base": ("MessageChange", "Observation", "Store"),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -139,6 +150,7 @@ __all__ = [
     "ErasureReceipt",
     "ErrorPart",
     "Event",
+    "Extractor",
     "FilePart",
     "GenerateTitle",
     "Hooks",
@@ -149,8 +161,12 @@ __all__ = [
     "MessageChange",
     "MessagePage",
     "Model",
+    "ModelByInputTokens",
     "ModelError",
     "NotFoundError",
+    "Observation",
+    "ObservationSettings",
+    "ObservationalMemory",
     "Output",
     "OutputError",
     "OwnershipError",
@@ -158,6 +174,7 @@ __all__ = [
     "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
+    "ReflectionSettings",
     "RequestContext",
     "Run",
     "RunPage",

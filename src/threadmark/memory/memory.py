@@ -17,10 +17,11 @@ from ..stores.base import Store
 from .admin import Admin
 from .background import Background, OnEvent
 from .counting import Counters
+from .open_turn import open_turn
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
 from .runs import OpenRuns
-from .turn import ThreadSpec, Turn, open_turn
+from .turn import ThreadSpec, Turn
 from .working import WorkingMemory
 
 CLOSE_GRACE = 10.0

@@ -10,12 +10,13 @@ from .._codec import part_to_dict, time_to_text
 from .._ids import check_filter, check_id, check_paging, utc
 from .._sync import sync_twin
 from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
-from ..stores.base import Direction, MessageQuery, Scalar, ThreadQuery
+from ..stores.base import Direction, MessageQuery, ObservationQuery, Scalar, ThreadQuery
 from .threads import ThreadHandle, Threads
 from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
+    from .observe.handle import Observations
 
 ARCHIVE_FORMAT = "threadmark/1"
 
@@ -41,6 +42,13 @@ class Resource:
         """This owner's working memory. Raises `ConfigurationError` if each thread has its own."""
         settings = self._memory.working_memory_settings("resource")
         return WorkingMemoryHandle(self._memory, self.id, None, settings)
+
+    @property
+    def observations(self) -> Observations:
+        """What was noted in this owner's threads."""
+        from .observe.handle import Observations
+
+        return Observations(self._memory, self.id)
 
     def thread(self, id: str) -> ThreadHandle:
         """A handle on one thread of this owner, which may not exist yet."""
@@ -94,7 +102,8 @@ class Resource:
     async def export(self) -> dict[str, Any]:
         """All of this owner as JSON: `format`, `resource_id`, `exported_at`, `working_memory` and `threads`.
 
-        Each thread has its fields, its `messages` in order, its `runs` and its `working_memory`. Threads and
+        Each thread has its fields, its `messages` in order, its `runs`, its `working_memory`, and its
+        `observations` if there are any, with what they come from. Threads and
         versions of working memory come oldest first.
         """
         page = await self._store.list_threads(self.id, ThreadQuery(per_page=None, direction="asc"))
@@ -131,7 +140,17 @@ class Resource:
             "messages": [_message(message) for message in messages],
             "runs": [_run(run) for run in reversed(runs.runs)],
             "working_memory": await self._export_working_memory(thread.id),
+            **await self._export_observations(thread.id),
         }
+
+    async def _export_observations(self, thread_id: str) -> dict[str, Any]:
+        if "observations" not in self._store.capabilities:
+            return {}
+        from .observe.handle import as_json
+
+        query = ObservationQuery(thread_id=thread_id, view="all", per_page=None)
+        rows = (await self._store.list_observations(self.id, query)).observations
+        return {"observations": [as_json(row) for row in rows]} if rows else {}
 
     message_sync = sync_twin(message)
     messages_sync = sync_twin(messages)

@@ -48,6 +48,7 @@ from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
+    from .observe.handle import ThreadObservations
 
 
 class Default:
@@ -146,6 +147,13 @@ class ThreadHandle:
         """This thread's working memory. Raises `ConfigurationError` if the owner has one for all."""
         settings = self._memory.working_memory_settings("thread")
         return WorkingMemoryHandle(self._memory, self._resource, self.id, settings)
+
+    @property
+    def observations(self) -> ThreadObservations:
+        """What was noted in this thread, and how far it was observed."""
+        from .observe.handle import ThreadObservations
+
+        return ThreadObservations(self._memory, self._resource, self.id)
 
     async def get(self) -> Thread | None:
         """The thread's record, or `None` if this owner has none of that id."""

@@ -8,13 +8,24 @@ from typing import Literal, TypeAlias
 from ..._types import Message
 
 BlockKind: TypeAlias = Literal[
-    "instructions", "system", "tools", "working_memory", "history", "recalled", "context", "input"
+    "instructions",
+    "system",
+    "tools",
+    "observations",
+    "working_memory",
+    "history",
+    "recalled",
+    "now",
+    "context",
+    "input",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One piece of what the model saw: its kind, estimated tokens, source messages, and why it is there.
+    """One piece of what the model saw: its kind, estimated tokens, sources, and why it is there.
+
+    Sources are ids of messages; those of a block of "observations" are the short ids of its rows.
 
     A stable block stands unchanged at the same place in the thread's next prompt.
     """

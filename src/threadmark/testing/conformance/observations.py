@@ -91,7 +91,9 @@ async def buffered(h: Harness) -> None:
 async def together(h: Harness) -> None:
     store = await with_messages(h)
     await observe(store, h, 1, 2, [row("a", "m1", "m2")])
-    await observe(store, h, 3, 6, [row("b", "m3", "m4", "m5", "m6")])
+    await observe(store, h, 3, 5, [row("b", "m3", "m4", "m5")])
+    await observe(store, h, 6, 6, [row("c", "m6")])
+    same((2, 5, 6), (await state(store, h)).ends, "what can be activated")
     await refuses(
         ValidationError,
         store.activate_observations("ann", Activation(thread_id="t1", to_seq=4, now=h.clock())),
