@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +48,6 @@ PUBLIC = """
     OutputError
     OwnershipError
     PendingCall
-    PostgresStore
     ProcessorError
     ReasoningPart
     RequestContext
@@ -100,6 +101,36 @@ def test_the_names_of_the_door() -> None:
     """A name that comes or goes is a change of the public API: say so in CHANGELOG.md."""
     assert threadmark.__all__ == sorted(PUBLIC.split())
     assert dir(threadmark) == threadmark.__all__
+
+
+def test_all_of_it_is_there_without_optional_packages() -> None:
+    """`from threadmark import *` works with what is always installed; the rest says what to do."""
+    optional = [
+        "psycopg",
+        "psycopg_pool",
+        "pydantic_ai",
+        "numpy",
+        "rich",
+        "typer",
+        "jsonschema",
+        "starlette",
+        "tiktoken",
+    ]
+    code = f"""
+import sys
+for name in {optional!r}:
+    sys.modules[name] = None
+from threadmark import *
+import threadmark
+try:
+    threadmark.PostgresStore
+except ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'threadmark[postgres]'" in done.stdout
+    assert threadmark.PostgresStore.__doc__
 
 
 @pytest.mark.parametrize("name", threadmark.__all__)

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from .memory.working import WorkingMemory
     from .models.base import Model
     from .stores.base import MessageChange, Observation, Store
-    from .stores.postgres import PostgresStore
+    from .stores.postgres import PostgresStore as PostgresStore
     from .stores.sqlite import SQLiteStore
 
 _HOMES = {
@@ -131,6 +131,9 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+# What needs an optional package is not in `__all__`: `from threadmark import *` works without it.
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)
 
@@ -171,7 +174,6 @@ __all__ = [
     "OutputError",
     "OwnershipError",
     "PendingCall",
-    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
     "ReflectionSettings",
