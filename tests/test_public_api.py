@@ -34,6 +34,7 @@ PUBLIC = """
     FilePart
     GenerateTitle
     Hooks
+    IndexProgress
     Memory
     MemoryEvent
     MemoryOptions
@@ -50,11 +51,17 @@ PUBLIC = """
     PendingCall
     ProcessorError
     ReasoningPart
+    RecallFilter
+    RecallReason
+    RecallResult
+    RecallState
+    Recalled
     RequestContext
     Run
     RunPage
     SQLiteStore
     SchemaVersionError
+    SemanticRecall
     SkipTool
     Speaker
     StepChanges

@@ -31,6 +31,7 @@ from .turn_input import (
 if TYPE_CHECKING:
     from .background import Background
     from .observe.view import ObservedThread
+    from .recall.recaller import Recaller
 
 
 async def open_turn(
@@ -46,6 +47,7 @@ async def open_turn(
     background: Background,
     paused: Run | None = None,
     counters: Counters,
+    recaller: Callable[[], Recaller] | None = None,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
 
@@ -118,6 +120,18 @@ async def open_turn(
         history, moved = observed.history, (*moved, *observed.moved)
     if stopped is not None:
         history = tuple([message for message in history if message.id != stopped.id])
+    recall = recalling = None
+    if settings.semantic_recall is not None and recaller is not None:
+        recalling = recaller()
+        recalling.check(settings.semantic_recall)
+        if retried is not None or run is None:
+            from .recall.turn import recall_for_turn
+
+            # A paused run asks again for the question that it was to answer.
+            questions = new if paused is None else [m for m in history if m.role == "user"][-1:]
+            recall = await recall_for_turn(
+                recalling, resource, thread.id, settings, history=history, input=questions
+            )
     return Turn(
         store,
         clock,
@@ -141,6 +155,8 @@ async def open_turn(
         asked=stopped,
         observed=observed,
         counters=counters,
+        recall=recall,
+        recaller=recalling,
     )
 
 

@@ -27,7 +27,7 @@ from .context.render import context_part, render_memory, render_memory_update, s
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
 from .runs import LEASE
-from .thread_spec import ThreadSpec as ThreadSpec
+from .thread_spec import ThreadSpec
 from .tools import MemoryTool
 from .turn_input import (
     without_context,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ..models.base import Model
     from .background import Background
     from .observe.view import ObservedThread
+    from .recall.recaller import Recaller
+    from .recall.turn import TurnRecall
     from .titles import TitleOutcome
     from .working.draft import Draft
 
@@ -78,10 +80,14 @@ class Turn:
         asked: Message | None = None,
         observed: ObservedThread | None = None,
         counters: Counters,
+        recall: TurnRecall | None = None,
+        recaller: Recaller | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._background = background
+        self._recall = recall
+        self._recaller = recaller
         self._spec = spec
         self._started = clock() if paused is None else paused.started_at
         self._version = version
@@ -132,7 +138,7 @@ class Turn:
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
-        return (*self._working_tools(), *self._observation_tools())
+        return (*self._working_tools(), *self._recall_tools(), *self._observation_tools())
 
     def _working_tools(self) -> tuple[MemoryTool, ...]:
         working = self.settings.working_memory
@@ -141,6 +147,13 @@ class Turn:
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
+
+    def _recall_tools(self) -> tuple[MemoryTool, ...]:
+        if self._recaller is None or self._recall is None or not self._recall.settings.tool:
+            return ()
+        from .recall.tool import recall_tool
+
+        return (recall_tool(self._recaller, self.resource_id, self._recall),)
 
     def _observation_tools(self) -> tuple[MemoryTool, ...]:
         observing = self.settings.observational_memory
@@ -187,6 +200,7 @@ class Turn:
             memory=memory,
             memory_version=version,
             history=self.history,
+            recall=self._recall,
             context=context,
             input=self.input,
             window=self._state.window,
@@ -286,6 +300,10 @@ class Turn:
             from .working.tool import instructions
 
             texts.append(instructions(self.settings.working_memory, writable=self._may_note))
+        if self._recall is not None:
+            from .recall.turn import instructions as about_recall
+
+            texts.append(about_recall(self._recall.settings))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
@@ -410,6 +428,8 @@ class Turn:
 
         async def store() -> TurnReceipt:
             receipt = await self._commit(messages, status, finish_reason, usage, error)
+            if self._recaller is not None:
+                self._recaller.indexer.wake()
             if status == "finished" and self.settings.generate_title is not None:
                 self._name(receipt.thread, message, model, request_context)
             if self._observed is not None:
@@ -489,6 +509,10 @@ class Turn:
             expires_at = now + timedelta(seconds=LEASE)
         if self._claimed:
             state = {"input": self._claim, **(state or {})}
+        if self._recall is not None and status != "suspended":
+            from .recall.tool import without_quotes
+
+            messages = [without_quotes(message) for message in messages]
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(
