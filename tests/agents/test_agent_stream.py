@@ -505,6 +505,7 @@ def test_event_types() -> None:
     assert sorted(ev._EVENTS) == snapshot(
         [
             "abort",
+            "data",
             "error",
             "file",
             "finish",

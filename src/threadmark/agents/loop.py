@@ -21,6 +21,7 @@ from .asking import ask, tell_parts
 from .ending import commit, make_result, retract, wind_up
 from .events import StartEvent, StepFinishEvent, StepStartEvent
 from .hooks import prepare
+from .memory_events import tell_status, telling
 from .opening import accept
 from .plan import TimeUpError
 from .replay import tell_answer
@@ -38,6 +39,11 @@ async def execute(state: RunState) -> AgentResult:
 
     Raises what made it fail, or the cancellation; the error's `result` is then what there is.
     """
+    with telling(state):
+        return await _execute(state)
+
+
+async def _execute(state: RunState) -> AgentResult:
     failure: Exception | None = None
     cancelled: asyncio.CancelledError | None = None
     try:
@@ -109,6 +115,7 @@ async def _steps(state: RunState) -> None:
         turn = state.turn
         if state.step > 1 and turn is not None and await turn.refresh(plan.model, state.message()):
             state.prompt = plan.prompt(state.input)
+        tell_status(state)
         await prepare(state)
         if guards is not None:
             guards.facts.model = state.model.name
