@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .._errors import ConflictError, ValidationError
-from .._types import FinishReason, Message, Run, RunStatus, Thread, Usage
+from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
     LogQuery,
     RunWrite,
@@ -443,6 +443,8 @@ class Turn:
             from .recall.tool import without_quotes
 
             messages = [without_quotes(message) for message in messages]
+        if self._observed is not None and status != "suspended":
+            messages = self._observed.as_stored(messages)
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(

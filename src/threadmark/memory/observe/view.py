@@ -374,6 +374,14 @@ class ObservedThread:
             ),
         )
 
+    def as_stored(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Messages without what the tool quoted in them."""
+        if self.settings.recall is None:
+            return messages
+        from .sources import without_sources
+
+        return [without_sources(message) for message in messages]
+
     def status(self) -> dict[str, Json]:
         """How full memory is, in tokens against thresholds, and what waits to come into view."""
         size = measure(self._snapshot(), self.settings)
