@@ -1,33 +1,30 @@
-"""CPU time of the index on made-up messages.
+"""CPU time of a store's recall index on made-up messages.
 
     python -m benchmarks.retrieval.speed --messages 100000 --others 900000 --vectors
 
-One owner has `--messages`, nine others share `--others` in the same file. Words follow Zipf's law.
+One owner has `--messages`, nine others share `--others` in the same SQLite file. Words follow Zipf's law.
+Times are CPU of the whole process for a call of the store, the messages that it returns included.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-import apsw
-
-from threadmark.recall.gather import search
-from threadmark.recall.query import parse_query
-from threadmark.recall.rank import Record
-from threadmark.stores.sqlite import _recall_index as index
-from threadmark.stores.sqlite import _recall_vectors as vectors
-from threadmark.stores.sqlite._recall_index import Row, SqlSource
+from threadmark import Message, SQLiteStore
+from threadmark.stores.base import Embedded, RecallFilter, RecallQuery, TurnWrite
 
 THREAD = 200
+START = datetime(2026, 1, 1, tzinfo=UTC)
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 
 
@@ -38,41 +35,64 @@ def words(count: int, rng: random.Random) -> list[str]:
     return list(found)
 
 
-def messages(vocabulary: list[str], rng: random.Random) -> Iterator[Row]:
-    """Endless messages of 5 to 45 words."""
+def messages(vocabulary: list[str], rng: random.Random) -> Iterator[Message]:
+    """Endless messages of 5 to 45 words, by turns of a user and an assistant."""
     shares = list(accumulate(1 / (i + 3) for i in range(len(vocabulary))))
     number = 0
     while True:
         text = " ".join(rng.choices(vocabulary, cum_weights=shares, k=rng.randint(5, 45)))
-        role = "assistant" if number % 2 else "user"
-        yield Row(number // THREAD, number % THREAD, text, Record(role, None, 1.7e9 + number))
+        at = START + timedelta(seconds=number)
+        yield Message(text=text, role="assistant" if number % 2 else "user", created_at=at)
         number += 1
 
 
-def cpu(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+def label(text: str) -> str:
+    return f"{text:48}"
 
 
-def fill(db: apsw.Connection, owner: int, rows: Iterator[Row], count: int, batch: int) -> float:
-    spent = 0.0
-    for first in range(0, count, batch):
-        some = list(islice(rows, min(batch, count - first)))
+class Bench:
+    """A store in a file, and what measuring it takes."""
 
-        def save(some: list[Row] = some) -> None:
-            db.execute("BEGIN IMMEDIATE")
-            index.add_messages(db, owner, some)
-            db.execute("COMMIT")
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        self.path = path
+        self.store = SQLiteStore(str(path))
+        self.loop = asyncio.Runner()
+        self.rng = rng
+        self.vocabulary = words(40_000, rng)
 
-        spent += cpu(save)
-    return spent
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run(work)
+
+    def cpu(self, work: Coroutine[Any, Any, Any]) -> float:
+        started = time.process_time()
+        self.loop.run(work)
+        return time.process_time() - started
+
+    def fill(self, owner: str, source: Iterator[Message], count: int, batch: int) -> float:
+        """Write messages, `batch` to a transaction. Returns the CPU seconds."""
+        spent = 0.0
+        for first in range(0, count, batch):
+            turn = TurnWrite(
+                thread_id=f"t{first // THREAD}-{batch}",
+                now=START,
+                messages=tuple(islice(source, min(batch, count - first))),
+            )
+            spent += self.cpu(self.store.write_turn(owner, turn))
+        return spent
+
+    def ask(self, **fields: Any) -> float:
+        return self.cpu(self.store.search_messages("owner-1", RecallQuery(**fields)))
 
 
-def times(label: str, values: list[float]) -> None:
+def times(text: str, values: list[float]) -> None:
     values.sort()
-    high = values[int(0.95 * len(values))]
-    print(f"{label:44} p50 {1e3 * statistics.median(values):6.1f} ms   p95 {1e3 * high:6.1f} ms")
+    high, worst = values[int(0.95 * len(values))], values[-1]
+    middle = statistics.median(values)
+    print(f"{label(text)} p50 {1e3 * middle:6.1f}   p95 {1e3 * high:6.1f}   worst {1e3 * worst:6.1f} ms")
+
+
+def rate(text: str, count: int, seconds: float) -> None:
+    print(f"{label(text)} {count / seconds:10,.0f} a CPU second")
 
 
 def main() -> None:
@@ -81,85 +101,100 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--others", type=int, default=900_000)
-    parser.add_argument("--vectors", action="store_true", help="the semantic arm too, with the static table")
+    parser.add_argument("--vectors", action="store_true", help="the semantic arm too, 256 values a vector")
     args = parser.parse_args()
-    rng = random.Random(7)
-    vocabulary = words(40_000, rng)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "index.db"
-        db = apsw.Connection(str(path))
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = NORMAL",
-            "secure_delete = ON",
-            "cache_size = -65536",
-        ):
-            db.execute(f"PRAGMA {pragma}")
-        db.execute(index.SCHEMA)
-        db.execute(vectors.SCHEMA)
-        rows = messages(vocabulary, rng)
-        spent = fill(db, 1, rows, args.messages, 1000)
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        size = path.stat().st_size / args.messages
-        print(f"{'ingest, 1,000 a transaction':44} {args.messages / spent:10,.0f} messages a CPU second")
-        print(f"{'lexical index':44} {size:10,.0f} bytes a message")
-        for owner in range(2, 11):
-            fill(db, owner, messages(vocabulary, rng), args.others // 9, 1000)
-        spent = fill(db, 1, rows, 2000, 2)
-        print(f"{'ingest, turns of 2 messages':44} {2000 / spent:10,.0f} messages a CPU second")
-        shares = list(accumulate(1 / (i + 20) for i in range(3000)))
-        asked = [" ".join(rng.choices(vocabulary[:3000], cum_weights=shares, k=6)) for _ in range(200)]
-        lexical = SqlSource(db, 1)
-        times("lexical, 6 words", [cpu(partial(_ask, lexical, text)) for text in asked])
-        commonest = " ".join(vocabulary[:3])
-        times("lexical, the 3 commonest words", [cpu(partial(_ask, lexical, commonest)) for _ in range(9)])
-        if args.vectors:
-            _with_vectors(db, args.messages, asked)
+        bench = Bench(Path(folder) / "bench.db", random.Random(7))
+        measure(bench, args.messages, args.others, args.vectors)
+        bench.run(bench.store.aclose())
 
 
-def _ask(source: SqlSource, text: str, vector: Any = None) -> None:
-    search(source, parse_query(text), vector=vector, limit=10)
+def measure(bench: Bench, count: int, others: int, with_vectors: bool) -> None:
+    rng, vocabulary, store = bench.rng, bench.vocabulary, bench.store
+    off = bench.fill("unindexed", messages(vocabulary, rng), 2000, THREAD)
+    bench.run(store.erase("unindexed", now=START, scrub=False))
+    bench.run(store.enable_recall(START))
+    source = messages(vocabulary, rng)
+    spent = bench.fill("owner-1", source, count, THREAD)
+    rate(f"messages saved, {THREAD} a turn, recall off", 2000, off)
+    rate(f"messages saved and indexed, {THREAD} a turn", count, spent)
+    size = bench.run(store.recall_state(sizes=True)).bytes
+    print(f"{label('lexical index')} {size / count:10,.0f} bytes a message")
+    for number in range(2, 11):
+        bench.fill(f"owner-{number}", messages(vocabulary, rng), others // 9, THREAD)
+    spent = bench.fill("owner-1", source, 2000, 2)
+    rate("messages saved and indexed, turns of 2", 2000, spent)
+    shares = list(accumulate(1 / (i + 20) for i in range(3000)))
+    asked = [" ".join(rng.choices(vocabulary[:3000], cum_weights=shares, k=6)) for _ in range(200)]
+    times("lexical, 6 words", [bench.ask(query=text) for text in asked])
+    commonest = " ".join(vocabulary[:3])
+    times("lexical, the 3 commonest words", [bench.ask(query=commonest) for _ in range(9)])
+    users = RecallFilter(roles=("user",), since=START)
+    times("lexical, 6 words, by role and time", [bench.ask(query=text, filter=users) for text in asked[:50]])
+    if with_vectors:
+        vectors(bench, asked)
 
 
-def _with_vectors(db: apsw.Connection, count: int, asked: list[str]) -> None:
+def vectors(bench: Bench, asked: list[str]) -> None:
     import numpy as np
 
-    from threadmark.vectors import StaticEmbedder
+    from threadmark.stores.sqlite._recall_vectors import VectorSource
 
-    embedder = StaticEmbedder()
-    number = vectors.space(db, embedder.name, embedder.dimension)
-    keys = [key for (key,) in db.execute("SELECT key FROM recall_docs WHERE owner_no = 1 LIMIT ?", (count,))]
+    store, width = bench.store, 256
     # Made-up words have no meaning: clustered points stand in for messages.
     noise = np.random.default_rng(1)
-    centres = noise.standard_normal((2000, embedder.dimension))
-    matrix = centres[noise.integers(0, 2000, len(keys))] + 0.7 * noise.standard_normal(
-        (len(keys), embedder.dimension)
-    )
-    matrix = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype("<f4")
-    spent = 0.0
-    for first in range(0, len(keys), 1000):
-        some = [
-            (key, [row.tobytes()])
-            for key, row in zip(keys[first : first + 1000], matrix[first:], strict=False)
+    centres = noise.standard_normal((2000, width))
+
+    def points(count: int) -> Any:
+        found = centres[noise.integers(0, 2000, count)] + 0.7 * noise.standard_normal((count, width))
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype("<f4")
+
+    bench.run(store.drop_space("bench"))
+    before = bench.run(store.recall_state(sizes=True)).bytes
+    bench.run(store.add_space("bench", width, START))
+    ids: list[str] = []
+    matrix = []
+    spent, wall = 0.0, START + timedelta(days=1)
+    # Space is filled in the order of saving: the first owner's messages come first.
+    while True:
+        started = time.process_time()
+        claims = bench.run(store.claim_embeddings("bench", limit=1000, now=wall))
+        spent += time.process_time() - started
+        claims = [claim for claim in claims if claim.owner == "owner-1"]
+        if not claims:
+            break
+        rows = points(len(claims))
+        matrix.append(rows)
+        ids += [claim.message.id for claim in claims]
+        done = [
+            Embedded(token=claim.token, vectors=[row.tobytes()])
+            for claim, row in zip(claims, rows, strict=True)
         ]
+        spent += bench.cpu(store.store_embeddings("bench", done))
+    everything = np.concatenate(matrix)
+    rate("vectors through the outbox, 1,000 a claim", len(ids), spent)
+    size = bench.run(store.recall_state(sizes=True)).bytes - before
+    print(f"{label('vectors')} {size / len(ids):10,.0f} bytes a message")
+    queries = points(len(asked))
+    hybrid = [
+        bench.ask(query=text, vector=row.tobytes(), space="bench")
+        for text, row in zip(asked, queries, strict=True)
+    ]
+    times("hybrid, first query, the query's embedding apart", hybrid[:1])
+    times("hybrid, the query's embedding apart", hybrid[1:])
+    hits = 0
 
-        def save(some: Any = some) -> None:
-            db.execute("BEGIN IMMEDIATE")
-            vectors.add_vectors(db, 1, number, some)
-            db.execute("COMMIT")
+    async def closest(row: Any) -> set[str]:
+        def job(db: Any) -> set[str]:
+            keys = VectorSource(db, 1, 1, cache=store._codes).nearest(row.tolist(), 4)[0]
+            return {db.execute("SELECT id FROM messages WHERE key = ?", (key,))[0][0] for key in keys}
 
-        spent += cpu(save)
-    print(f"{'vectors, 1,000 a transaction':44} {len(keys) / spent:10,.0f} a CPU second")
-    hybrid, hits = [], 0
-    for text in asked:
-        point = centres[noise.integers(0, 2000)] + 0.7 * noise.standard_normal(embedder.dimension)
-        vector = (point / np.linalg.norm(point)).tolist()
-        source = vectors.VectorSource(db, 1, number)
-        hybrid.append(cpu(partial(_ask, source, text, vector)))
-        exact = {keys[i] for i in np.argpartition(-(matrix @ np.array(vector, "<f4")), 4)[:4].tolist()}
-        hits += len(exact & set(source.nearest(vector, 40)[0][:4]))
-    times("hybrid, the query's embedding apart", hybrid)
-    print(f"{'recall@4 of the semantic arm':44} {hits / (4 * len(asked)):10.4f}")
+        return await store._engine.read(job)
+
+    for row in queries:
+        exact = {ids[i] for i in np.argpartition(-(everything @ row), 4)[:4].tolist()}
+        hits += len(exact & bench.run(closest(row)))
+    print(f"{label('recall@4 of the semantic arm')} {hits / (4 * len(asked)):10.4f}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from threadmark.testing.conformance import Behaviour, Harness, behaviours
 pytestmark = pytest.mark.anyio
 
 
-IN_MEMORY = frozenset({"scrub", "observations"})  # it ends with its object, and nobody else can reach it
-IN_A_FILE = frozenset({"scrub", "reopen", "processes", "observations"})
+# What a database in memory offers ends with its object, and nobody else can reach it.
+IN_MEMORY = frozenset({"scrub", "observations", "recall"})
+IN_A_FILE = IN_MEMORY | {"reopen", "processes"}
 
 
 def offered(kind: str) -> frozenset[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .impact import STEP
@@ -15,6 +16,35 @@ SEQ_BITS = 32
 REACH = 2
 """How far from what an arm proposes a message may be and still be ranked."""
 _SEQ_MASK = (1 << SEQ_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which messages may be found; others only lend their neighbours context. `None` allows all.
+
+    `passes(keys)` gives those of `keys` that may. It is asked about the best candidates first, and no further
+    than is needed.
+    """
+
+    threads: frozenset[int] | None = None
+    passes: Callable[[Sequence[int]], Container[int]] | None = None
+
+    @property
+    def all(self) -> bool:
+        """Whether every message may be found."""
+        return self.threads is None and self.passes is None
+
+    def admit(self, keys: Iterable[int]) -> list[int]:
+        """Those of `keys` that may be found, in their order."""
+        threads = self.threads
+        left = list(keys) if threads is None else [key for key in keys if key >> SEQ_BITS in threads]
+        if self.passes is None or not left:
+            return left
+        allowed = self.passes(left)
+        return [key for key in left if key in allowed]
+
+
+EVERYTHING = Scope()
 
 
 class Source(Protocol):
@@ -32,8 +62,8 @@ class Source(Protocol):
     def records(self, keys: Iterable[int]) -> dict[int, Record]:
         """What is known of these messages; keys of no message are left out."""
 
-    def nearest(self, vector: Sequence[float], k: int) -> tuple[list[int], Background]:
-        """The keys of about the `k` closest vectors, and how the cosines of all are distributed."""
+    def nearest(self, vector: Sequence[float], k: int, scope: Scope) -> tuple[list[int], Background]:
+        """The keys of about the `k` closest vectors in `scope`, and the distribution of all cosines."""
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:
         """The cosines of these messages' vectors; keys without a vector are left out."""
@@ -44,15 +74,18 @@ def search(
     query: Query,
     *,
     vector: Sequence[float] | None = None,
+    lexical: bool = True,
     limit: int = 50,
     pool: int = 40,
     max_postings: int = 25_000,
     settings: Settings | None = None,
+    scope: Scope = EVERYTHING,
 ) -> list[Ranked]:
-    """The best `limit` messages for `query`.
+    """The best `limit` messages of `scope` for `query`.
 
     Each arm proposes its best `pool` messages, `limit` at least; those and their neighbours are ranked
-    together. `vector` is the embedding of `query.embed`, of length 1. At most `max_postings` entries of the
+    together. `vector` is the embedding of `query.embed`, of length 1. With `lexical=False` only `vector`
+    counts, and what the query says of people and days. At most `max_postings` entries of the
     lexical index are read: the commonest terms of the query are left out beyond that.
     """
     s = settings or Settings()
@@ -60,17 +93,17 @@ def search(
     size = source.size()
     if size == 0:
         return []
-    counts = source.counts(query.terms)
+    counts = source.counts(query.terms) if lexical else [0] * len(query.terms)
     term_weights = weights(query, counts, size)
     chosen = _affordable(term_weights, counts, max_postings)
     read = set(chosen)
     used = [w if i in read or not counts[i] else 0.0 for i, w in enumerate(term_weights)]
     postings = source.postings([query.terms[i] for i in chosen])
 
-    keys = set(_lexical_best(postings, [used[i] for i in chosen], pool))
+    keys = set(_lexical_best(postings, [used[i] for i in chosen], pool, scope))
     background = Background()
     if vector is not None:
-        near, background = source.nearest(vector, pool)
+        near, background = source.nearest(vector, pool, scope)
         keys.update(near)
     keys = _with_neighbours(keys, REACH)
     records = source.records(keys)
@@ -102,7 +135,10 @@ def search(
         key = (thread << SEQ_BITS) + seq
         return tuple([query.terms[i] for i, found in zip(chosen, postings, strict=True) if key in found])
 
-    return rank(query, candidates, background=background, settings=s, limit=limit, terms_of=terms_of)
+    among = None if scope.all else {(k >> SEQ_BITS, k & _SEQ_MASK) for k in scope.admit(records)}
+    return rank(
+        query, candidates, background=background, settings=s, limit=limit, terms_of=terms_of, among=among
+    )
 
 
 def _affordable(term_weights: Sequence[float], counts: Sequence[int], most: int) -> list[int]:
@@ -117,8 +153,10 @@ def _affordable(term_weights: Sequence[float], counts: Sequence[int], most: int)
     return sorted(chosen)
 
 
-def _lexical_best(postings: Sequence[Mapping[int, int]], term_weights: Sequence[float], k: int) -> list[int]:
-    """The keys with the `k` highest sums; of equal sums the lower keys."""
+def _lexical_best(
+    postings: Sequence[Mapping[int, int]], term_weights: Sequence[float], k: int, scope: Scope
+) -> list[int]:
+    """The keys with the `k` highest sums in `scope`; of equal sums the lower keys."""
     sums: dict[int, float] = {}
     get = sums.get
     for found, weight in zip(postings, term_weights, strict=True):
@@ -127,6 +165,20 @@ def _lexical_best(postings: Sequence[Mapping[int, int]], term_weights: Sequence[
                 sums[key] = get(key, 0.0) + weight * value
         else:
             sums.update({key: weight * value for key, value in found.items()})
+    if scope.threads is not None:
+        sums = {key: value for key, value in sums.items() if key >> SEQ_BITS in scope.threads}
+    asked = k
+    while True:
+        best = _largest(sums, asked)
+        if scope.all:
+            return best
+        admitted = scope.admit(best)
+        if len(admitted) >= k or len(best) == len(sums):
+            return admitted[:k]
+        asked *= 8
+
+
+def _largest(sums: Mapping[int, float], k: int) -> list[int]:
     least = heapq.nlargest(k, sums.values())[-1:]
     best = [(-value, key) for key, value in sums.items() if value >= least[0]] if least else []
     return [key for _, key in sorted(best)[:k]]

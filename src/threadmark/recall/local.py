@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from .analyze import analyze
-from .gather import SEQ_BITS
+from .gather import EVERYTHING, SEQ_BITS, Scope
 from .impact import impacts
 from .rank import Background, Record
 
@@ -62,13 +62,15 @@ class LocalIndex:
     def records(self, keys: Iterable[int]) -> dict[int, Record]:
         return {k: self._records[k] for k in keys if k in self._records}
 
-    def nearest(self, vector: Sequence[float], k: int) -> tuple[list[int], Background]:
+    def nearest(
+        self, vector: Sequence[float], k: int, scope: Scope = EVERYTHING
+    ) -> tuple[list[int], Background]:
         cosines = self.cosines(vector, self._vectors)
         if not cosines:
             return [], Background()
         mean = math.fsum(cosines.values()) / len(cosines)
         variance = math.fsum([(c - mean) ** 2 for c in cosines.values()]) / len(cosines)
-        best = sorted(cosines, key=lambda key: (-cosines[key], key))[:k]
+        best = sorted(scope.admit(cosines), key=lambda key: (-cosines[key], key))[:k]
         return best, Background(mean, math.sqrt(variance))
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:

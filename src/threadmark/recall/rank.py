@@ -14,7 +14,7 @@ Equal scores keep the order of thread and place in it. Everything is determinist
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .query import Query
@@ -131,10 +131,12 @@ def rank(
     settings: Settings | None = None,
     limit: int | None = None,
     terms_of: Callable[[int, int], tuple[str, ...]] | None = None,
+    among: Container[tuple[int, int]] | None = None,
 ) -> list[Ranked]:
     """Order `candidates`, best first. For the semantic arm a neighbour counts when it is among them.
 
-    `terms_of(thread, seq)` gives the query's terms in a message, for the explanation.
+    `terms_of(thread, seq)` gives the query's terms in a message, for the explanation. Only messages of
+    `among` get places, all if it is `None`.
     """
     s = settings or Settings()
     found = {(c.thread, c.seq): c for c in candidates}
@@ -165,6 +167,7 @@ def rank(
     scored = [
         (-(sum(values) + s.thread * best_of_thread[key[0]]), key, values)
         for key, values in zip(order, parts, strict=True)
+        if among is None or key in among
     ]
     scored.sort(key=lambda entry: entry[:2])
     ranked = []

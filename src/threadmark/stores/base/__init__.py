@@ -48,6 +48,7 @@ from ._recall import (
     RecallProgress,
     RecallQuery,
     RecallState,
+    RecallStore,
     SpaceState,
     ThreadHit,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "RecallProgress",
     "RecallQuery",
     "RecallState",
+    "RecallStore",
     "RoleHealth",
     "RunWrite",
     "Scalar",

@@ -158,7 +158,7 @@ class ThreadHit:
 class SpaceState:
     """One embedder's space.
 
-    `embedded` messages have vectors (or nothing to embed); `waiting` are in the outbox, `failing` of them
+    `embedded` messages have vectors; `waiting` are in the outbox, `failing` of them
     were tried in vain; `unqueued` are messages from before the space that were not handed out yet. `oldest`
     is when the message that waits longest was written to the outbox, `error` what the last failure was.
     """

@@ -6,13 +6,13 @@ from collections import Counter
 from datetime import datetime
 
 from ..._types import ErasureReceipt
-from . import _threads, _working
+from . import _recall, _threads, _working
 from ._driver import Connection
 
 
 def erase(db: Connection, owner: str, thread_id: str | None, now: datetime) -> ErasureReceipt:
     """Delete rows, inside a transaction that the engine opened."""
-    removed: Counter[str] = Counter()
+    removed: Counter[str] = Counter(_recall.erasing(db, owner) if thread_id is None else {})
     only, params = ("", [owner]) if thread_id is None else (" AND id = ?", [owner, thread_id])
     for number, id_ in db.execute(f"SELECT number, id FROM threads WHERE resource_id = ?{only}", params):
         # Clones live on, but no longer name what they were cloned from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +11,11 @@ from ..._errors import ConflictError
 from ..._ids import check_filter, check_id, check_metadata
 from ..._types import Message, MessagePage
 from ..base import MessageChange, MessageQuery
-from . import _observation_changes, _threads
+from . import _observation_changes, _recall, _threads
 from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
+    SEQ_BITS,
     first_key,
     last_key,
     message_from_row,
@@ -148,23 +149,39 @@ def by_ids(
             (owner, id_, *extra),
         )
         for row in rows:
-            key = row[0]
-            found[key] = row
-            number = key - row[2]  # where the thread's keys begin
-            if before:
-                for near in db.execute(
-                    f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key < ? AND key > ? "
-                    "ORDER BY key DESC LIMIT ?",
-                    (key, number, before),
-                ):
-                    found[near[0]] = near
-            if after:
-                for near in db.execute(
-                    f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
-                    (key, number + (1 << 32), after),
-                ):
-                    found[near[0]] = near
+            found[row[0]] = row
+            _add_neighbours(db, row[0], before, after, found)
     return [message_from_row(found[key]) for key in sorted(found)]
+
+
+def by_keys(db: Connection, keys: Iterable[int], before: int = 0, after: int = 0) -> dict[int, Message]:
+    """Messages and their neighbours, in order of keys. Keys of no message are left out."""
+    found = {
+        row[0]: row
+        for row in db.execute(
+            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key IN (SELECT value FROM json_each(?))",
+            (to_json(list(keys)),),
+        )
+    }
+    for key in list(found):
+        _add_neighbours(db, key, before, after, found)
+    return {key: message_from_row(found[key]) for key in sorted(found)}
+
+
+def _add_neighbours(db: Connection, key: int, before: int, after: int, found: dict[int, Row]) -> None:
+    first = key >> SEQ_BITS << SEQ_BITS  # where the thread's keys begin
+    if before:
+        for row in db.execute(
+            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key < ? AND key > ? ORDER BY key DESC LIMIT ?",
+            (key, first, before),
+        ):
+            found[row[0]] = row
+    if after:
+        for row in db.execute(
+            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
+            (key, first + (1 << SEQ_BITS), after),
+        ):
+            found[row[0]] = row
 
 
 def update(
@@ -174,6 +191,7 @@ def update(
     if thread is None:
         return []
     changed: list[str] = []
+    reworded: dict[int, Message] = {}
     for change in changes:
         rows = db.execute(
             f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE resource_id = ? AND id = ? AND thread_id = ?",
@@ -193,6 +211,9 @@ def update(
             (parts_to_json(parts), to_json(metadata) if metadata else None, rows[0][0]),
         )
         changed.append(change.id)
+        if change.parts is not None:
+            reworded[rows[0][0]] = message.replace(parts=parts)
+    _recall.wrote(db, owner, reworded.items(), now)
     if changed:
         _touch(db, thread, now)
     return by_ids(db, owner, changed, thread_id, 0, 0)
@@ -208,20 +229,20 @@ def delete(db: Connection, owner: str, thread_id: str, ids: Sequence[str], now: 
         (owner, thread_id, to_json([check_id("message", id_) for id_ in ids])),
     )
     _observation_changes.forget(db, thread[0], [row[0] for row in found], gone=True)
-    gone = []
+    gone: dict[str, int] = {}
     for id_ in dict.fromkeys([check_id("message", id_) for id_ in ids]):
-        db.execute(
-            "DELETE FROM messages WHERE resource_id = ? AND id = ? AND thread_id = ?",
+        for (key,) in db.execute(
+            "DELETE FROM messages WHERE resource_id = ? AND id = ? AND thread_id = ? RETURNING key",
             (owner, id_, thread_id),
-        )
-        if db.changes():
-            gone.append(id_)
+        ):
+            gone[id_] = key
+    _recall.removed(db, owner, list(gone.values()))
     if gone:
         db.execute(
             "UPDATE threads SET message_count = message_count - ? WHERE number = ?", (len(gone), thread[0])
         )
         _touch(db, thread, now)
-    return gone
+    return list(gone)
 
 
 def _touch(db: Connection, thread: Row, now: datetime) -> None:

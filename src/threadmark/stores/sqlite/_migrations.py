@@ -14,6 +14,7 @@ from ..._errors import SchemaVersionError, StoreError
 from ..._ids import now
 from ._driver import Connection
 from ._observation_schema import m005_observations
+from ._recall_schema import m006_recall
 
 Migration: TypeAlias = Callable[[Connection], None]
 
@@ -135,6 +136,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m003_paused_runs,
     m004_orders_and_counts,
     m005_observations,
+    m006_recall,
 )
 
 

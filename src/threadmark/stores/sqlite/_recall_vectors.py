@@ -1,177 +1,247 @@
-"""One owner's vectors, as SQL that joins the store's own transaction. Needs numpy.
+"""Vectors, as SQL inside a transaction that the engine opened.
 
-`recall_vectors` keeps each vector whole. `recall_codes` keeps 512 or 1,024 bits of it, the signs of a fixed
-projection, packed in blocks by owner: a search compares all codes, then measures the closest by their whole
-vectors. Every embedder has its own space, so vectors of two models never meet, and an old
-space can be searched until the new one is filled.
+`recall_vectors` keeps each vector whole, `recall_codes` its code: a search compares all codes of the owner,
+then measures the closest by their whole vectors. Every embedder has its own space, so vectors of two models
+never meet.
 
-A message has one vector, or several for its pieces (`part` 0, 1, ...); its cosine is the best of them.
+A message has one vector, or several for the pieces of its text (`part` 0, 1, ...); its cosine is the best of
+them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..._errors import ConfigurationError
+from ...recall.codes import codes, distances, import_numpy
+from ...recall.gather import EVERYTHING, Scope
 from ...recall.rank import Background
-from ._recall_index import Connection, SqlSource
+from . import _recall_codes
+from ._driver import Connection
+from ._recall_index import SqlSource
 
-BLOCK = 256
 SAMPLE = 128
 """From how many vectors the spread of a query's cosines is estimated."""
 
-SCHEMA = """
-CREATE TABLE recall_spaces(
-  space_no INTEGER PRIMARY KEY,
-  name TEXT NOT NULL UNIQUE,   -- the embedder's
-  dimension INTEGER NOT NULL
-);
-CREATE TABLE recall_vectors(
-  vector_no INTEGER PRIMARY KEY,
-  owner_no INTEGER NOT NULL,
-  space_no INTEGER NOT NULL,
-  key INTEGER NOT NULL,        -- as in recall_docs
-  part INTEGER NOT NULL,
-  vector BLOB NOT NULL         -- little-endian float32, length 1
-);
-CREATE UNIQUE INDEX recall_vectors_by_key ON recall_vectors(owner_no, space_no, key, part);
-CREATE TABLE recall_codes(
-  owner_no INTEGER NOT NULL,
-  space_no INTEGER NOT NULL,
-  block INTEGER NOT NULL,      -- the newest is 0 and open; full ones are numbered from 1
-  keys BLOB NOT NULL,          -- little-endian 64-bit
-  codes BLOB NOT NULL,         -- bits of the vectors, in the order of keys
-  PRIMARY KEY(owner_no, space_no, block)
-) WITHOUT ROWID;
-"""
 
-
-def import_numpy() -> Any:
-    """numpy, or a `ConfigurationError` that says how to install it."""
-    try:
-        import numpy
-    except ImportError:
-        raise ConfigurationError("semantic recall needs numpy: pip install 'threadmark[semantic]'") from None
-    return numpy
-
-
-def space(connection: Connection, name: str, dimension: int) -> int:
-    """The number of an embedder's space, made when it is new. Raises `ValueError` for another dimension."""
-    connection.execute(
-        "INSERT INTO recall_spaces(name, dimension) VALUES(?, ?) ON CONFLICT DO NOTHING", (name, dimension)
-    )
-    rows = connection.execute("SELECT space_no, dimension FROM recall_spaces WHERE name = ?", (name,))
-    number, stored = next(iter(rows))
-    if stored != dimension:
-        raise ValueError(f"vectors of {name!r} have {stored} values in this database, not {dimension}")
-    return int(number)
-
-
-def add_vectors(
-    connection: Connection, owner_no: int, space_no: int, rows: Iterable[tuple[int, Sequence[bytes]]]
-) -> int:
-    """Keep the vectors of messages, given as (key, vectors of its parts), in place of those they had."""
+def add_vectors(db: Connection, owner_no: int, space_no: int, batch: Mapping[int, Sequence[bytes]]) -> None:
+    """Keep the vectors of messages, by key, in place of those they had."""
     np = import_numpy()
-    batch = dict(rows)
-    remove_vectors(connection, owner_no, batch, space_no=space_no)
+    remove_vectors(db, owner_no, list(batch), space_no=space_no)
     flat = [(key, part, vector) for key, parts in sorted(batch.items()) for part, vector in enumerate(parts)]
-    connection.executemany(
-        "INSERT INTO recall_vectors(owner_no, space_no, key, part, vector) VALUES(?, ?, ?, ?, ?)",
-        [(owner_no, space_no, *row) for row in flat],
+    if not flat:
+        return
+    _insert(db, owner_no, space_no, flat)
+    values = np.frombuffer(b"".join([vector for _, _, vector in flat]), "<f4").reshape(len(flat), -1)
+    _recall_codes.append(
+        db,
+        owner_no,
+        space_no,
+        [(key, code.tobytes()) for (key, _, _), code in zip(flat, codes(values), strict=True)],
     )
-    for first in range(0, len(flat), BLOCK):
-        some = flat[first : first + BLOCK]
-        values = np.frombuffer(b"".join([vector for _, _, vector in some]), "<f4").reshape(len(some), -1)
-        (size,) = next(iter(connection.execute(
-            "INSERT INTO recall_codes VALUES(?, ?, 0, ?, ?) ON CONFLICT DO UPDATE SET"
-            " keys = CAST(keys || excluded.keys AS BLOB), codes = CAST(codes || excluded.codes AS BLOB)"
-            " RETURNING length(keys)",
-            (owner_no, space_no, _packed(np, some), _codes(np, values).tobytes()),
-        )))  # fmt: skip
-        if size >= 8 * BLOCK:
-            connection.execute(
-                "UPDATE recall_codes SET block = (SELECT max(block) + 1 FROM recall_codes WHERE owner_no = ?1"
-                " AND space_no = ?2) WHERE owner_no = ?1 AND space_no = ?2 AND block = 0",
-                (owner_no, space_no),
-            )
-    return len(flat)
 
 
 def remove_vectors(
-    connection: Connection, owner_no: int, keys: Iterable[int], *, space_no: int | None = None
+    db: Connection, owner_no: int, keys: Collection[int], *, space_no: int | None = None
 ) -> int:
     """Take the vectors of messages out, of all spaces or of one. Returns how many there were."""
-    np = import_numpy()
-    gone = list(connection.execute(
-        "SELECT v.vector_no, v.space_no, v.key FROM json_each(?) j CROSS JOIN recall_spaces s"
-        " CROSS JOIN recall_vectors v ON v.owner_no = ? AND v.space_no = s.space_no AND v.key = j.value"
-        " WHERE ?3 IS NULL OR s.space_no = ?3",
+    gone = db.execute(
+        "SELECT v.vector_no, v.space_no, v.key FROM json_each(?1) j CROSS JOIN recall_spaces s "
+        "CROSS JOIN recall_vectors v ON v.owner_no = ?2 AND v.space_no = s.space_no AND v.key = j.value "
+        "WHERE ?3 IS NULL OR s.space_no = ?3",
         (json.dumps(list(keys)), owner_no, space_no),
-    ))  # fmt: skip
-    for number in {s for _, s, _ in gone}:
-        unwanted = np.array([key for _, s, key in gone if s == number], np.int64)
-        blocks = list(connection.execute(
-            "SELECT block, keys, codes FROM recall_codes WHERE owner_no = ? AND space_no = ?",
-            (owner_no, number),
-        ))  # fmt: skip
-        for block, blob, codes in blocks:
-            block_keys = np.frombuffer(blob, "<i8")
-            kept = ~np.isin(block_keys, unwanted)
-            if kept.all():
-                continue
-            rest = np.frombuffer(codes, np.uint8).reshape(len(block_keys), -1)[kept]
-            connection.execute(
-                "UPDATE recall_codes SET keys = ?, codes = ?"
-                " WHERE owner_no = ? AND space_no = ? AND block = ?",
-                (block_keys[kept].tobytes(), rest.tobytes(), owner_no, number, block),
-            )
-    if gone:
-        connection.execute("DELETE FROM recall_codes WHERE owner_no = ? AND length(keys) = 0", (owner_no,))
-        connection.executemany("DELETE FROM recall_vectors WHERE vector_no = ?", [(n,) for n, _, _ in gone])
+    )
+    for number in sorted({s for _, s, _ in gone}):
+        _recall_codes.find(db, owner_no, number, {key for _, s, key in gone if s == number}, take=True)
+    db.executemany("DELETE FROM recall_vectors WHERE vector_no = ?", [(n,) for n, _, _ in gone])
     return len(gone)
 
 
-def remove_owner_vectors(connection: Connection, owner_no: int) -> None:
-    """Take all vectors of an owner out."""
-    for table in ("recall_vectors", "recall_codes"):
-        connection.execute(f"DELETE FROM {table} WHERE owner_no = ?", (owner_no,))
+def remove_owner_vectors(db: Connection, owner_no: int) -> int:
+    """Take all vectors of an owner out. Returns how many there were."""
+    for table in ("recall_codes", "recall_filled", "recall_vectors"):
+        db.execute(f"DELETE FROM {table} WHERE owner_no = ?", (owner_no,))
+    return db.changes()
+
+
+def copy_vectors(
+    db: Connection, owner_no: int, to_owner_no: int, space_no: int, keys: Mapping[int, int]
+) -> set[int]:
+    """Give messages `keys.values()` the vectors of `keys`. Returns the source keys that have vectors."""
+    rows = db.execute(
+        "SELECT v.key, v.part, v.vector FROM json_each(?) j CROSS JOIN recall_vectors v "
+        "ON v.owner_no = ? AND v.space_no = ? AND v.key = j.value ORDER BY v.key, v.part",
+        (json.dumps(list(keys)), owner_no, space_no),
+    )
+    if not rows:
+        return set()
+    _insert(db, to_owner_no, space_no, [(keys[key], part, vector) for key, part, vector in rows])
+    found = _recall_codes.find(db, owner_no, space_no, {key for key, _, _ in rows})
+    _recall_codes.append(db, to_owner_no, space_no, [(keys[key], code) for key, code in found])
+    return {key for key, _, _ in rows}
+
+
+def move_vectors(db: Connection, owner_no: int, to_owner_no: int, first: int, last: int) -> None:
+    """Give the vectors of all messages with keys from `first` to `last` to another owner."""
+    rows = db.execute(
+        "SELECT DISTINCT s.space_no, v.key FROM recall_spaces s CROSS JOIN recall_vectors v "
+        "ON v.owner_no = ? AND v.space_no = s.space_no AND v.key BETWEEN ? AND ?",
+        (owner_no, first, last),
+    )
+    for space_no in sorted({s for s, _ in rows}):
+        taken = _recall_codes.find(
+            db, owner_no, space_no, {key for s, key in rows if s == space_no}, take=True
+        )
+        _recall_codes.append(db, to_owner_no, space_no, taken)
+        db.execute(
+            "UPDATE recall_vectors SET owner_no = ? "
+            "WHERE owner_no = ? AND space_no = ? AND key BETWEEN ? AND ?",
+            (to_owner_no, owner_no, space_no, first, last),
+        )
+
+
+def _insert(db: Connection, owner_no: int, space_no: int, rows: Iterable[tuple[int, int, bytes]]) -> None:
+    db.executemany(
+        "INSERT INTO recall_vectors (owner_no, space_no, key, part, vector) VALUES (?, ?, ?, ?, ?)",
+        [(owner_no, space_no, *row) for row in rows],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The full blocks of an owner's codes up to number `last`, as they are while `stamp` stands."""
+
+    stamp: int
+    last: int
+    keys: Any
+    codes: Any
+
+    @property
+    def bytes(self) -> int:
+        return int(self.keys.nbytes + self.codes.nbytes)
+
+
+class CodeCache:
+    """Codes of the owners that were searched last, so that a search reads only what is new."""
+
+    def __init__(self, limit: int = 64 << 20) -> None:
+        """`limit` is in bytes; an owner's codes take 72 or 136 for each vector."""
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
+
+    def read(self, db: Connection, owner_no: int, space_no: int) -> tuple[Any, Any]:
+        """All keys and codes of an owner in a space, as arrays of equal length, in order of blocks."""
+        np = import_numpy()
+        stamps = db.execute(
+            "SELECT stamp FROM recall_filled WHERE owner_no = ? AND space_no = ?", (owner_no, space_no)
+        )
+        if not stamps:
+            return np.empty(0, np.int64), np.empty((0, 8), np.uint8)
+        place, stamp = (owner_no, space_no), stamps[0][0]
+        with self._lock:
+            known = self._kept.get(place)
+        if known is None or known.stamp != stamp:
+            known = None
+        rows = db.execute(
+            "SELECT block, keys, codes FROM recall_codes WHERE owner_no = ?1 AND space_no = ?2 "
+            "AND (block > ?3 OR block = 0) ORDER BY block = 0, block",
+            (*place, known.last if known else 0),
+        )
+        full = [row for row in rows if row[0]]
+        if full:
+            keys, bits = _joined(np, full)
+            if known is not None:
+                keys, bits = np.concatenate([known.keys, keys]), np.concatenate([known.codes, bits])
+            known = _Blocks(stamp, full[-1][0], keys, bits)
+            self._keep(place, known)
+        if len(rows) > len(full):
+            keys, bits = _joined(np, rows[-1:])
+            if known is not None:
+                keys, bits = np.concatenate([known.keys, keys]), np.concatenate([known.codes, bits])
+            return keys, bits
+        assert known is not None
+        return known.keys, known.codes
+
+    def _keep(self, place: tuple[int, int], blocks: _Blocks) -> None:
+        with self._lock:
+            self._kept[place] = blocks
+            self._kept.move_to_end(place)
+            while self._kept and sum(kept.bytes for kept in self._kept.values()) > self._limit:
+                self._kept.popitem(last=False)
+
+
+def _joined(np: Any, rows: Sequence[tuple[int, bytes, bytes]]) -> tuple[Any, Any]:
+    keys = np.frombuffer(b"".join([packed for _, packed, _ in rows]), "<i8")
+    bits = np.frombuffer(b"".join([bits for _, _, bits in rows]), np.uint8)
+    return keys, bits.reshape(len(keys), -1)
 
 
 class VectorSource(SqlSource):
     """One owner's lexical index and its vectors of one space."""
 
-    def __init__(self, connection: Connection, owner_no: int, space_no: int, *, rescore: int = 256) -> None:
+    def __init__(
+        self,
+        db: Connection,
+        owner_no: int,
+        space_no: int,
+        *,
+        cache: CodeCache | None = None,
+        rescore: int = 256,
+    ) -> None:
         """`rescore`: how many messages are measured by whole vectors, or four times as many as wanted."""
-        super().__init__(connection, owner_no)
+        super().__init__(db, owner_no)
         self._space = space_no
+        self._cache = cache or CodeCache()
         self._rescore = rescore
         self._known: tuple[Sequence[float], dict[int, float]] = ((), {})
 
-    def nearest(self, vector: Sequence[float], k: int) -> tuple[list[int], Background]:
-        np = import_numpy()
-        blocks = list(self._connection.execute(
-            "SELECT keys, codes FROM recall_codes WHERE owner_no = ? AND space_no = ? ORDER BY block",
+    def embedded(self) -> int:
+        """How many messages have vectors."""
+        rows = self._db.execute(
+            "SELECT messages FROM recall_filled WHERE owner_no = ? AND space_no = ?",
             (self._owner, self._space),
-        ))  # fmt: skip
-        if not blocks:
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def nearest(
+        self, vector: Sequence[float], k: int, scope: Scope = EVERYTHING
+    ) -> tuple[list[int], Background]:
+        np = import_numpy()
+        keys, bits = self._cache.read(self._db, self._owner, self._space)
+        if not len(keys):
             return [], Background()
-        keys = np.frombuffer(b"".join([k for k, _ in blocks]), "<i8")
-        codes = np.frombuffer(b"".join([c for _, c in blocks]), np.uint8).reshape(len(keys), -1)
         wanted = max(self._rescore, 4 * k)
-        if len(keys) > wanted:
-            distances = _distances(np, codes, _codes(np, np.array([vector], "<f4"))[0])
-            closest = keys[np.argpartition(distances, wanted)[:wanted]]
-            sample = keys[:: max(1, len(keys) // SAMPLE)]
-        else:
-            closest = sample = keys
-        cosines = self.cosines(vector, np.union1d(closest, sample).tolist())
-        values = np.array([cosines[key] for key in np.unique(sample).tolist() if key in cosines])
-        best = sorted(cosines, key=lambda key: (-cosines[key], key))[:k]
-        return best, Background(float(values.mean()), float(values.std()))
+        sample = keys[:: max(1, len(keys) // SAMPLE)] if len(keys) > wanted else keys
+        closest = self._closest(np, keys, bits, vector, wanted, scope)
+        cosines = self.cosines(vector, dict.fromkeys([*closest, *sample.tolist()]))
+        values = np.array([cosines[key] for key in dict.fromkeys(sample.tolist()) if key in cosines])
+        best = sorted([key for key in closest if key in cosines], key=lambda key: (-cosines[key], key))
+        return best[:k], Background(float(values.mean()), float(values.std()))
+
+    def _closest(
+        self, np: Any, keys: Any, bits: Any, vector: Sequence[float], wanted: int, scope: Scope
+    ) -> list[int]:
+        """The `wanted` messages of `scope` whose codes are closest."""
+        if scope.threads is not None:
+            inside = np.isin(keys >> 32, list(scope.threads))
+            keys, bits = keys[inside], bits[inside]
+        if len(keys) <= wanted:
+            return scope.admit(dict.fromkeys(keys.tolist()))
+        near = distances(bits, codes(np.array([vector], "<f4"))[0])
+        if scope.all:
+            return list(dict.fromkeys(keys[np.argpartition(near, wanted)[:wanted]].tolist()))
+        order = np.argsort(near, kind="stable")
+        found: list[int] = []
+        first, step = 0, 4 * wanted
+        while first < len(order) and len(found) < wanted:
+            found += scope.admit(dict.fromkeys(keys[order[first : first + step]].tolist()))
+            first += step
+        return list(dict.fromkeys(found))
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:
         if self._known[0] is not vector:
@@ -183,11 +253,11 @@ class VectorSource(SqlSource):
 
     def _measure(self, vector: Sequence[float], keys: Sequence[int]) -> dict[int, float]:
         np = import_numpy()
-        rows = list(self._connection.execute(
-            "SELECT v.key, v.vector FROM json_each(?) j CROSS JOIN recall_vectors v"
-            " ON v.owner_no = ? AND v.space_no = ? AND v.key = j.value",
+        rows = self._db.execute(
+            "SELECT v.key, v.vector FROM json_each(?) j CROSS JOIN recall_vectors v "
+            "ON v.owner_no = ? AND v.space_no = ? AND v.key = j.value",
             (json.dumps(keys), self._owner, self._space),
-        ))  # fmt: skip
+        )
         if not rows:
             return {}
         matrix = np.frombuffer(b"".join([v for _, v in rows]), "<f4").reshape(len(rows), -1)
@@ -196,44 +266,3 @@ class VectorSource(SqlSource):
             if value > found.get(key, -2.0):
                 found[key] = value
         return found
-
-
-def _packed(np: Any, rows: Sequence[tuple[int, int, bytes]]) -> bytes:
-    return bytes(np.array([key for key, _, _ in rows], "<i8").tobytes())
-
-
-def _codes(np: Any, values: Any) -> Any:
-    """512 or 1,024 bits for each row: which side of that many fixed planes it lies on."""
-    return np.packbits(values @ _planes(values.shape[1]) > 0, axis=1)
-
-
-@lru_cache(maxsize=4)
-def _planes(dimension: int) -> Any:
-    """Columns of a Hadamard matrix with the signs of its rows shuffled: exact on every machine, being ±1.
-
-    Vectors with a few large values would waste the signs of their small ones; these planes mix all values.
-    """
-    np = import_numpy()
-    bits = 512 if dimension <= 256 else 1024
-    digest = hashlib.shake_256(b"recall_codes").digest(dimension // 8 + 1)
-    signs = np.unpackbits(np.frombuffer(digest, np.uint8))[:dimension].astype(np.float32) * 2 - 1
-    # Rows from all over the matrix, or columns would be alike; beyond its size they repeat with other signs.
-    both = (np.arange(dimension) * 363 + 91)[:, None] % bits & np.arange(bits)[None, :]
-    for shift in (8, 4, 2, 1):
-        both ^= both >> shift
-    return (1 - 2 * (both & 1)).astype(np.float32) * signs[:, None]
-
-
-def _distances(np: Any, codes: Any, code: Any) -> Any:
-    """In how many bits each row of `codes` differs from `code`."""
-    words, word = codes.view(np.uint64), code.view(np.uint64)
-    total = np.zeros(len(codes), np.uint16)
-    for column in range(len(word)):  # a sum over so short an axis is slower
-        total += _bit_count(np, words[:, column] ^ word[column])
-    return total
-
-
-def _bit_count(np: Any, words: Any) -> Any:
-    if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(words)
-    return np.unpackbits(words.view(np.uint8)).reshape(len(words), 64).sum(axis=1, dtype=np.uint8)

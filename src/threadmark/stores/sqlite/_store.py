@@ -42,6 +42,8 @@ from . import _erase, _messages, _migrations, _runs, _threads, _turns, _working
 from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._observation_operations import ObservationOperations
+from ._recall_store import SQLiteRecall
+from ._recall_vectors import CodeCache
 from ._rows import thread_from_row
 
 SHORT = 100_000
@@ -96,7 +98,7 @@ def _check_seconds(name: str, value: object) -> None:
         raise ConfigurationError(f"{name} must be seconds between 0 and 86400, not {value!r}")
 
 
-class SQLiteStore(ObservationOperations, Store):
+class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
     """Everything in one SQLite file, or in memory.
 
     Args:
@@ -111,7 +113,9 @@ class SQLiteStore(ObservationOperations, Store):
             wrapping one: tests inject faults there.
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"scrub", "reopen", "processes", "observations"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"scrub", "reopen", "processes", "observations", "recall"}
+    )
 
     def __init__(
         self,
@@ -135,8 +139,9 @@ class SQLiteStore(ObservationOperations, Store):
         check_count("readers", readers, least=1)
         if self._path == ":memory:":
             # It ends with this object, and nobody else can reach it.
-            vars(self)["capabilities"] = frozenset({"scrub", "observations"})
+            vars(self)["capabilities"] = frozenset({"scrub", "observations", "recall"})
         self._unscrubbed = False
+        self._codes = CodeCache()
         self._engine = Engine(
             self._path,
             find_driver(driver) if isinstance(driver, str) else driver,

@@ -9,7 +9,7 @@ from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
 from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
-from . import _observation_changes, _working
+from . import _observation_changes, _recall, _working
 from ._driver import Connection, Row
 from ._rows import (
     MESSAGE_COLUMNS,
@@ -155,7 +155,7 @@ def delete(db: Connection, owner: str, thread_id: str) -> dict[str, int]:
     if row is None:
         return {}
     number = row[0]
-    removed = {}
+    removed = _recall.removing_thread(db, owner, number)
     db.execute("DELETE FROM messages WHERE key BETWEEN ? AND ?", (first_key(number), last_key(number)))
     removed["messages"] = db.changes()
     db.execute("DELETE FROM runs WHERE thread_number = ?", (number,))
@@ -192,10 +192,12 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     )
     number = need(db, to, request.id)[0]
     ids: dict[str, str] = {}
+    keys: dict[int, int] = {}
     rows = []
     seqs = []
     for seq, row in enumerate(_rows_to_copy(db, source_row[0], request), start=1):
         ids[row[3]] = new_id = check_id("message", request.new_id())
+        keys[row[0]] = first_key(number) + seq
         seqs.append(row[2])
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *row[4:10], row[11]))
     taken = db.execute(
@@ -209,6 +211,7 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         "speaker_role, parts, metadata, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
+    _recall.cloned(db, owner, to, keys, request.now)
     db.execute(
         "UPDATE threads SET message_count = ?, last_seq = ?, source_number = ?, source_thread_id = ?, "
         "source_message_id = ?, cloned_at = ? WHERE number = ?",
@@ -297,6 +300,7 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
         (new_owner, later(row, now), number),
     )
     db.execute("UPDATE messages SET resource_id = ? WHERE key BETWEEN ? AND ?", (new_owner, *span))
+    _recall.transferred(db, owner, new_owner, number)
     for table in ("runs", "working_memory"):
         db.execute(
             f"UPDATE {table} SET resource_id = ? WHERE resource_id = ? AND thread_number = ?",

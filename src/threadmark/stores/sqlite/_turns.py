@@ -7,9 +7,9 @@ from ..._errors import NotFoundError
 from ..._ids import check_id, check_metadata
 from ..._types import Message, WorkingMemoryVersion
 from ..base import NewThread, TurnQuery, TurnReceipt, TurnState, TurnWrite, Window
-from . import _messages, _observations, _runs, _threads, _working
+from . import _messages, _observations, _recall, _runs, _threads, _working
 from ._driver import Connection, Row
-from ._rows import thread_from_row
+from ._rows import first_key, thread_from_row
 
 
 def read(db: Connection, owner: str, query: TurnQuery) -> TurnState:
@@ -74,6 +74,22 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
     batch = [message for message in turn.messages if message.role != "system"]
     run_id = None if turn.run is None else turn.run.id
     placed, added = _messages.save(db, owner, turn.thread_id, number, row[9], batch, turn.now, run_id)
+    stored = [
+        Message.stored(
+            message.id,
+            message.role,
+            message.parts,
+            message.speaker,
+            message.metadata,
+            time_from_text(at),
+            seq,
+            turn.thread_id,
+            run_id if message.run_id is None else message.run_id,
+        )
+        for message, (seq, at) in zip(batch, placed, strict=True)
+    ]
+    keys = [first_key(number) + seq for seq, _ in placed]
+    _recall.wrote(db, owner, zip(keys, stored, strict=True), turn.now)
     updated = _threads.later(row, turn.now)
     window = row[14:18]
     if turn.window is not None:
@@ -88,24 +104,4 @@ def write(db: Connection, owner: str, turn: TurnWrite) -> TurnReceipt:
         target = _threads.number_of(db, owner, turn.working_memory.thread_id)
         _working.write(db, owner, target, turn.working_memory, turn.now)
     after = (*row[:5], metadata, row[6], updated, row[8] + added, row[9] + added, version, *row[11:])
-    return TurnReceipt(
-        thread=thread_from_row(after),
-        messages=tuple(
-            [
-                Message.stored(
-                    message.id,
-                    message.role,
-                    message.parts,
-                    message.speaker,
-                    message.metadata,
-                    time_from_text(at),
-                    seq,
-                    turn.thread_id,
-                    run_id if message.run_id is None else message.run_id,
-                )
-                for message, (seq, at) in zip(batch, placed, strict=True)
-            ]
-        ),
-        created=created,
-        run=run,
-    )
+    return TurnReceipt(thread=thread_from_row(after), messages=tuple(stored), created=created, run=run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import unittest
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,21 +60,22 @@ _registered: dict[str, Behaviour] = {}
 
 
 def behaviour(
-    name: str, *, needs: str | None = None
+    name: str, *, needs: str | Sequence[str] = ()
 ) -> Callable[[Callable[[Harness], Awaitable[None]]], Behaviour]:
     """Register the decorated `async def check(harness)` as the behaviour `name` ("topic: what holds").
 
-    `needs` names the capability without which it is not offered: one of `CAPABILITIES`.
+    `needs` names the capabilities without which it is not offered, of `CAPABILITIES`.
     """
     if ": " not in name:
         raise ValueError(f"a behaviour is named 'topic: what holds', not {name!r}")
-    if needs is not None and needs not in CAPABILITIES:
-        raise ValueError(f"behaviour {name!r} needs the unknown capability {needs!r}")
+    needed = frozenset([needs] if isinstance(needs, str) else needs)
+    if unknown := sorted(needed - CAPABILITIES):
+        raise ValueError(f"behaviour {name!r} needs the unknown capability {unknown[0]!r}")
 
     def register(function: Callable[[Harness], Awaitable[None]]) -> Behaviour:
         if name in _registered:
             raise ValueError(f"there is a behaviour {name!r} already")
-        made = Behaviour(name, frozenset({needs} if needs else ()), function)
+        made = Behaviour(name, needed, function)
         _registered[name] = made
         return made
 
