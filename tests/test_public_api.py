@@ -67,8 +67,12 @@ PUBLIC = """
     TripwireError
     Usage
     ValidationError
+    Workflow
+    WorkflowContext
+    WorkflowStepError
     WorkingMemory
     tool
+    workflow
 """
 
 CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads, WorkingMemoryHandle]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ThreadmarkError,
         TripwireError,
         ValidationError,
+        WorkflowStepError,
     )
     from ._types import (
         DataPart,
@@ -74,12 +75,14 @@ if TYPE_CHECKING:
     from .models.base import Model
     from .stores.base import MessageChange, Store
     from .stores.sqlite import SQLiteStore
+    from .workflows import Workflow, WorkflowContext, workflow
 
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
         "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError",
         "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
+        "WorkflowStepError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -100,6 +103,7 @@ _HOMES = {
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
     ".stores.sqlite": ("SQLiteStore",),
+    ".workflows": ("Workflow", "WorkflowContext", "workflow"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -170,6 +174,10 @@ __all__ = [
     "TripwireError",
     "Usage",
     "ValidationError",
+    "Workflow",
+    "WorkflowContext",
+    "WorkflowStepError",
     "WorkingMemory",
     "tool",
+    "workflow",
 ]

@@ -5,6 +5,7 @@
     ├── ValidationError         an argument is not acceptable (empty id, negative page, not JSON, ...)
     ├── NotFoundError           it does not exist, or it is not yours: the two look the same
     ├── ConflictError           it exists already, or it changed since you read it
+    │   └── ApprovalError       a decision came too late, twice, or for other arguments
     ├── OwnershipError          another owner's, said only where existence is no secret
     ├── StoreError              the database failed, was full, read-only, or is no database
     │   ├── StoreBusyError      others kept the database locked for longer than `busy_timeout`
@@ -15,6 +16,7 @@
     ├── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
     ├── WorkflowStepError       a step of a workflow failed, or its outcome is unknown
     └── ApprovalError           a decision came too late, twice, or for other arguments
+    └── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
 
 Messages quote identifiers with `!r`, say what to do, and never hold another owner's data.
 """
@@ -119,3 +121,5 @@ class WorkflowStepError(ThreadmarkError):
 
 class ApprovalError(ThreadmarkError):
     """A decision on a pending call could not be taken."""
+class ApprovalError(ConflictError):
+    """A decision on a pending call came too late, twice, or for other arguments; nothing was done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..memory.turn import without_context
+from ..memory.turn_input import without_context
 from .settle import settle
 from .state import RunState
 

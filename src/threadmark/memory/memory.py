@@ -11,7 +11,7 @@ from .. import _ids
 from .._errors import ConfigurationError
 from .._ids import check_id
 from .._sync import sync_twin
-from .._types import Message
+from .._types import Message, Run
 from ..stores._url import open_store
 from ..stores.base import Store
 from .admin import Admin
@@ -82,11 +82,12 @@ class Memory:
         options: Mapping[str, Any] | None = None,
         agent: str = "agent",
         run_id: str | None = None,
+        paused: Run | None = None,
     ) -> Turn:
         """Read what a turn of an agent needs, in one transaction. Writes nothing.
 
         What `Agent` does for you; use it to bring this memory to an agent of your own: show the model
-        `turn.history` and `turn.input`, then `await turn.commit(answer)`.
+        `turn.history` and `turn.input`, then `await turn.commit(answer)`. `paused` is a run to go on with.
         """
         return await open_turn(
             self.store,
@@ -97,6 +98,7 @@ class Memory:
             settings=self.settings.merge(options or {}),
             agent=agent,
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
+            paused=paused,
             background=self.background,
         )
 

@@ -7,16 +7,14 @@ commit unless `save_user_first` asks for it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from .._codec import parts_to_json
 from .._errors import ConflictError, ValidationError
 from .._ids import check_id, check_metadata, check_text
-from .._types import DataPart, FinishReason, Json, Message, Run, RunStatus, Thread, ToolPart, Usage
+from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
     MessageQuery,
     RunWrite,
@@ -28,9 +26,11 @@ from ..stores.base import (
     Window,
 )
 from .context import Layers, Prompt, build_prompt
-from .context.render import CONTEXT_PART, context_part, render_memory, render_memory_update, shown_version
+from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .options import MemorySettings
+from .runs import LEASE, end_lapsed, has_lapsed, paused_message
 from .tools import MemoryTool
+from .turn_input import claim_of, may_retry, new_messages, without_context
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -103,15 +103,17 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        paused: Run | None = None,
+        asked: Message | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._background = background
         self._spec = spec
-        self._started = clock()
+        self._started = clock() if paused is None else paused.started_at
         self._version = version
         self._claim = claim
-        self._claimed = version > 0
+        self._claimed = version > 0 if paused is None else bool(claim)
         self._input_is_stored = again
         self._has_begun = False
         self._early: set[str] = set()  # messages stored before the commit
@@ -138,6 +140,10 @@ class Turn:
         """The run of this `run_id` if it was finished before: the call is a repetition."""
         self.answer = answer
         """The messages which that finished run stored."""
+        self.paused = paused
+        """The run that this turn goes on with, as it was stored."""
+        self.asked = asked
+        """The message in which that run paused; it is not in `history`."""
         self.titling: asyncio.Future[TitleOutcome] | None = None
         """The work on the thread's title that the commit began, if it did."""
 
@@ -224,11 +230,25 @@ class Turn:
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
 
+    @property
+    def talked_on(self) -> bool:
+        """Whether the thread has messages after the one in which the run paused."""
+        if self.asked is None or self.thread is None or self.asked.seq is None:
+            return False
+        return self.thread.last_seq > self.asked.seq
+
+    def settle_asked(self, message: Message) -> None:
+        """Show the message in which the run paused in its place in the history, as it is."""
+        place = next((n for n, m in enumerate(self.history) if (m.seq or 0) > (message.seq or 0)), None)
+        place = len(self.history) if place is None else place
+        self.history = (*self.history[:place], message, *self.history[place:])
+
     async def claim(self) -> None:
         """Store that this run is under way, so that no other call with its id can be.
 
         Of several calls at once one gets through; the others raise `ConflictError`, before any model or tool
-        is called. A process that dies leaves the run "running", and its id taken: what it did is unknown.
+        is called. A process that dies leaves the run "running", and its id taken until the lease has run out;
+        the run then counts as aborted, and what it did is unknown.
         """
         if self.writes:
             self._claimed = True
@@ -249,6 +269,39 @@ class Turn:
         if self.writes and self.settings.save_user_first:
             await self._write((message,), "running")
             self._early.add(message.id)
+
+    async def renew(self) -> bool:
+        """Say that the process of this running run is alive. False if it is not running any more."""
+        until = self._clock() + timedelta(seconds=LEASE)
+        return await self._store.renew_run(self.resource_id, self.run_id, self._version, until)
+
+    async def hold(
+        self, messages: Sequence[Message], status: RunStatus, state: Mapping[str, Json], usage: Usage
+    ) -> TurnReceipt:
+        """Store where a paused run stands: still waiting ("suspended"), or claimed and going on ("running").
+
+        Raises `ConflictError` if somebody else has changed the run since this turn was opened.
+        """
+        self._has_begun = True
+        expires = self.paused.expires_at if self.paused is not None and status == "suspended" else None
+        reason: FinishReason | None = "suspended" if status == "suspended" else None
+        return await self._write(messages, status, reason, usage, state=state, expires_at=expires)
+
+    async def suspend(
+        self,
+        messages: Sequence[Message],
+        state: Mapping[str, Json],
+        expires_after: float | None,
+        usage: Usage,
+    ) -> TurnReceipt:
+        """Store the turn as far as it is, and that its run waits, for `expires_after` seconds at most.
+
+        `state` is what it needs to go on. Runs to its end even if the caller is cancelled meanwhile.
+        """
+        before = () if self._input_is_stored else self.input
+        until = None if expires_after is None else self._clock() + timedelta(seconds=expires_after)
+        write = self._commit((*before, *messages), "suspended", "suspended", usage, None, state, until)
+        return await asyncio.shield(asyncio.ensure_future(write))
 
     async def retract(self, reason: str, *, finish_reason: FinishReason, usage: Usage | None = None) -> None:
         """Take back what `claim`, `begin` and `checkpoint` stored, because the turn must not be stored.
@@ -320,12 +373,22 @@ class Turn:
         finish_reason: FinishReason,
         usage: Usage | None,
         error: str | None,
+        state: Mapping[str, Json] | None = None,
+        expires_at: datetime | None = None,
     ) -> TurnReceipt:
         """Store it; over a working memory that somebody else changed meanwhile, make our changes again."""
         for attempt in range(REBASES):
             try:
                 return await self._write(
-                    messages, status, finish_reason, usage, error, self._clock(), last=True
+                    messages,
+                    status,
+                    finish_reason,
+                    usage,
+                    error,
+                    None if status == "suspended" else self._clock(),
+                    last=True,
+                    state=state,
+                    expires_at=expires_at,
                 )
             except ConflictError:
                 working = self.settings.working_memory
@@ -348,8 +411,14 @@ class Turn:
         finished_at: datetime | None = None,
         *,
         last: bool = False,
+        state: Mapping[str, Json] | None = None,
+        expires_at: datetime | None = None,
     ) -> TurnReceipt:
         now = self._clock()
+        if status == "running":
+            expires_at = now + timedelta(seconds=LEASE)
+        if self._claimed:
+            state = {"input": self._claim, **(state or {})}
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(
@@ -373,7 +442,8 @@ class Turn:
                     started_at=self._started,
                     finished_at=finished_at,
                     if_version=self._version,
-                    state={"input": self._claim} if self._claimed else None,
+                    state=state,
+                    expires_at=expires_at,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
                 window=self._window if last else None,
@@ -394,8 +464,11 @@ async def open_turn(
     agent: str,
     run_id: str,
     background: Background,
+    paused: Run | None = None,
 ) -> Turn:
     """Read what the turn needs, in one transaction.
+
+    With `paused`, the turn goes on with that run; it has no input of its own.
 
     The input is compared with what is stored: a client that replays the whole conversation adds only
     what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
@@ -417,7 +490,16 @@ async def open_turn(
         ),
     )
     answer: tuple[Message, ...] = ()
-    run, claim = state.run, _claim_of(input)
+    run, claim = state.run, claim_of(input)
+    if run is not None and has_lapsed(run, clock()):
+        run = await end_lapsed(store, clock, resource, run)
+    stopped: Message | None = None
+    if paused is not None:
+        if run is None or run.version != paused.version:
+            raise ConflictError(f"run {run_id!r} was changed by somebody else")
+        run, claim = None, (paused.state or {}).get("input", "")
+        stopped = await paused_message(store, resource, paused)
+        state = replace(state, history=tuple([m for m in state.history if m.id != stopped.id]))
     if run is not None:
         if run.thread_id != thread.id or run.status in ("running", "suspended"):
             raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
@@ -440,7 +522,7 @@ async def open_turn(
             await _before(store, resource, again, settings),
             ("another answer to an earlier message",),
         )
-    retried = run if run is not None and _may_retry(run, answer) else None
+    retried = run if run is not None and may_retry(run, answer) else None
     if retried is not None and (asked := tuple(m for m in answer if m.role == "user")):
         # The question is stored already: it is asked again, and the failed attempt is no answer.
         new, again = asked, asked[0]
@@ -449,7 +531,7 @@ async def open_turn(
         store,
         clock,
         claim=claim,
-        version=0 if retried is None else retried.version,
+        version=retried.version if retried is not None else 0 if paused is None else paused.version,
         resource=resource,
         spec=thread,
         settings=settings,
@@ -464,21 +546,8 @@ async def open_turn(
         finished=None if retried is not None else run,
         answer=answer,
         background=background,
-    )
-
-
-def _claim_of(input: Sequence[Message]) -> str:
-    """What identifies the input of a run: its texts and roles, not the ids it was given."""
-    digest = hashlib.blake2b(digest_size=16)
-    for message in input:
-        digest.update(f"{message.role}\x00{parts_to_json(message.parts)}\x00".encode())
-    return digest.hexdigest()
-
-
-def _may_retry(run: Run, answer: Sequence[Message]) -> bool:
-    """Whether a run failed before it could have any effect: then the same call may try again."""
-    return run.status == "failed" and not any(
-        isinstance(part, ToolPart) for message in answer for part in message.parts
+        paused=paused,
+        asked=stopped,
     )
 
 
@@ -509,36 +578,6 @@ def move_window(
     return history[first:], (f"window: moved on to the newest {len(history) - first} messages",)
 
 
-def without_context(message: Message) -> Message:
-    """`message` without the part in which memory speaks to the model: no caller may write that."""
-    if all(type(part) is not DataPart for part in message.parts):
-        return message
-    parts = [p for p in message.parts if not (isinstance(p, DataPart) and p.name == CONTEXT_PART)]
-    return message.replace(parts=parts)
-
-
 async def _messages_of(store: Store, resource: str, run: Run) -> tuple[Message, ...]:
     page = await store.list_messages(resource, MessageQuery(thread_id=run.thread_id, run_id=run.id))
     return page.messages
-
-
-def new_messages(
-    given: Sequence[Message], known: Mapping[str, Message], started: bool
-) -> tuple[tuple[Message, ...], Message | None]:
-    """The messages of `given` that this turn adds, and the stored one that is asked again, if any.
-
-    In a thread that has messages, what follows the last assistant message is new, and what came before is
-    taken for a replay of what is stored. A message that is stored is never changed: its stored copy stands.
-    If all of it is stored and it ends with a user's message, that message is asked again.
-    """
-    messages = [message for message in given if message.role != "system"]
-    if started:
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].role == "assistant":
-                messages = messages[index + 1 :]
-                break
-    fresh = tuple(message for message in messages if message.id not in known)
-    if fresh or not messages:
-        return fresh, None
-    again = known[messages[-1].id]
-    return (again,), again

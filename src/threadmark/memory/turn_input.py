@@ -1,0 +1,55 @@
+"""What of a call's input is new to its thread, and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from .._codec import parts_to_json
+from .._types import DataPart, Message, Run, ToolPart
+from .context.render import CONTEXT_PART
+
+
+def claim_of(input: Sequence[Message]) -> str:
+    """What identifies the input of a run: its texts and roles, not the ids it was given."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in input:
+        digest.update(f"{message.role}\x00{parts_to_json(message.parts)}\x00".encode())
+    return digest.hexdigest()
+
+
+def new_messages(
+    given: Sequence[Message], known: Mapping[str, Message], started: bool
+) -> tuple[tuple[Message, ...], Message | None]:
+    """The messages of `given` that this turn adds, and the stored one that is asked again, if any.
+
+    In a thread that has messages, what follows the last assistant message is new, and what came before is
+    taken for a replay of what is stored. A message that is stored is never changed: its stored copy stands.
+    If all of it is stored and it ends with a user's message, that message is asked again.
+    """
+    messages = [message for message in given if message.role != "system"]
+    if started:
+        for index in range(len(messages) - 1, -1, -1):
+            if messages[index].role == "assistant":
+                messages = messages[index + 1 :]
+                break
+    fresh = tuple(message for message in messages if message.id not in known)
+    if fresh or not messages:
+        return fresh, None
+    again = known[messages[-1].id]
+    return (again,), again
+
+
+def without_context(message: Message) -> Message:
+    """`message` without the part in which memory speaks to the model: no caller may write that."""
+    if all(type(part) is not DataPart for part in message.parts):
+        return message
+    parts = [p for p in message.parts if not (isinstance(p, DataPart) and p.name == CONTEXT_PART)]
+    return message.replace(parts=parts)
+
+
+def may_retry(run: Run, answer: Sequence[Message]) -> bool:
+    """Whether a run failed before it could have any effect: then the same call may try again."""
+    return run.status == "failed" and not any(
+        isinstance(part, ToolPart) for message in answer for part in message.parts
+    )
