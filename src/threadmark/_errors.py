@@ -14,9 +14,7 @@
     │   └── OutputError         the answer does not fit the schema that was asked for
     ├── ProcessorError          a processor failed or returned what it may not; nothing was stored
     ├── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
-    ├── WorkflowStepError       a step of a workflow failed, or its outcome is unknown
-    └── ApprovalError           a decision came too late, twice, or for other arguments
-    └── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
+    └── WorkflowStepError       a step of a workflow failed, or its outcome is unknown
 
 Messages quote identifiers with `!r`, say what to do, and never hold another owner's data.
 """
@@ -119,7 +117,5 @@ class WorkflowStepError(ThreadmarkError):
         self.step = step
 
 
-class ApprovalError(ThreadmarkError):
-    """A decision on a pending call could not be taken."""
 class ApprovalError(ConflictError):
     """A decision on a pending call came too late, twice, or for other arguments; nothing was done."""

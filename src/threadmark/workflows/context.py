@@ -283,9 +283,7 @@ def _callable(work: Any, key: str, run_id: str, kwargs: dict[str, Any]) -> Calla
         async def nest(**inputs: Any) -> Any:
             result = await work.run(**inputs)
             if result.status == "suspended":
-                raise ConfigurationError(
-                    "a workflow that suspends cannot be a step"
-                )
+                raise ConfigurationError("a workflow that suspends cannot be a step")
             return result.output
 
         return nest

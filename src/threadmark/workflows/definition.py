@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from .._errors import ConfigurationError, ConflictError, NotFoundError, ThreadmarkError, ValidationError
 from .._ids import check_id, new_id
@@ -334,6 +334,12 @@ class Workflow:
             on_event(WorkflowEvent(type=kind, run_id=context.run_id, workflow=self.name, data=known))
 
 
+@overload
+def workflow(function: Callable[..., Any], /) -> Workflow: ...
+@overload
+def workflow(
+    *, name: str | None = None, description: str | None = None, memory: Memory | None = None
+) -> Callable[[Callable[..., Any]], Workflow]: ...
 def workflow(
     function: Callable[..., Any] | None = None,
     /,
@@ -341,7 +347,7 @@ def workflow(
     name: str | None = None,
     description: str | None = None,
     memory: Memory | None = None,
-) -> Any:
+) -> Workflow | Callable[[Callable[..., Any]], Workflow]:
     """Make a workflow of an async function, as a decorator with or without arguments.
 
         @workflow(memory=memory)
