@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from threadmark import Memory, WorkflowContext, WorkflowStepError, workflow
-from threadmark.workflows import journal
+from threadmark.memory import runs
 
 
 async def main(database: str, trace: Path, run_id: str) -> None:
-    journal.LEASE = 0.05  # the next process shall not wait
+    runs.LEASE = 0.05  # the next process shall not wait
     memory = Memory(f"sqlite:///{database}")
 
     async def mark(name: str) -> str:
@@ -35,7 +35,7 @@ async def main(database: str, trace: Path, run_id: str) -> None:
         stored = await chores.run(names=["a", "b", "c"], resource="ana", thread="t", run_id=run_id)
     if stored.status == "suspended":
         stored = await chores.resume(run_id, True, resource="ana")
-    print(",".join(stored.output), flush=True)
+    sys.stdout.write(",".join(stored.output))
 
 
 asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))

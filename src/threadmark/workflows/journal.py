@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .._errors import ConflictError
 from .._types import FinishReason, Json, Run, RunStatus
-from ..memory.runs import LEASE
+from ..memory import runs
 from ..stores.base import RunWrite, TurnWrite
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Journal:
                         finished_at=now if over else None,
                         if_version=self._version,
                         state=state,
-                        expires_at=now + timedelta(seconds=LEASE) if status == "running" else None,
+                        expires_at=now + timedelta(seconds=runs.LEASE) if status == "running" else None,
                     ),
                 ),
             )
@@ -164,9 +164,9 @@ class Journal:
         if self._memory is None:
             return
         while True:
-            await asyncio.sleep(LEASE / 3)
+            await asyncio.sleep(runs.LEASE / 3)
             async with self._writing:
-                until = self._memory.now() + timedelta(seconds=LEASE)
+                until = self._memory.now() + timedelta(seconds=runs.LEASE)
                 await self._memory.store.renew_run(self.owner, self._run_id, self._version, until)
 
 
