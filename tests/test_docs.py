@@ -88,7 +88,11 @@ class Script:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     """Every python block of a page runs, in order, in one namespace, and prints what `# →` comments say."""
     script = Script()
@@ -97,12 +101,17 @@ def test_python_examples(
     monkeypatch.setattr("threadmark.models.infer_model", script.infer)
     names: dict[str, Any] = {"__name__": page.stem}
 
+    database = request.getfixturevalue("postgres") if page.stem == "postgres" else ""
+
     async def run() -> None:
         for block in blocks(page):
+            if block.language == "sql":
+                run_sql(block.text, database)
             if block.language != "python":
                 continue
             script.replies.extend(block.replies)
-            source = "\n" * block.line + block.text
+            text = block.text.replace("postgresql://app@localhost/shop", database)
+            source = "\n" * block.line + text
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
             result = eval(compile(source, str(page), "exec", flags=flags, dont_inherit=True), names)
             if asyncio.iscoroutine(result):
@@ -113,6 +122,16 @@ def test_python_examples(
             assert not script.replies, f"{page.name}:{block.line} left replies unused: {script.replies}"
 
     asyncio.run(run())
+    if database:
+        run_sql("DROP SCHEMA threadmark CASCADE; DROP ROLE app", database)
+
+
+def run_sql(text: str, database: str) -> None:
+    """Run a block of SQL as it stands."""
+    import psycopg
+
+    with psycopg.connect(database, autocommit=True) as db:
+        db.execute(text)
 
 
 @pytest.fixture

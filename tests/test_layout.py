@@ -27,7 +27,18 @@ MAY_IMPORT = {
     "vectors": set(),
     "workflows": {"agents", "memory", "models", "stores"},
 }
-HEAVY = ("pydantic", "pydantic_ai", "numpy", "rich", "typer", "sqlite_vec", "apsw", "httpx", "openai")
+HEAVY = (
+    "pydantic",
+    "pydantic_ai",
+    "numpy",
+    "rich",
+    "typer",
+    "sqlite_vec",
+    "apsw",
+    "psycopg",
+    "httpx",
+    "openai",
+)
 
 
 def name_of(path: Path) -> str:

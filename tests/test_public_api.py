@@ -30,6 +30,7 @@ PUBLIC = """
     Event
     FilePart
     GenerateTitle
+    Hooks
     Memory
     MemoryEvent
     MemoryOptions
@@ -42,6 +43,8 @@ PUBLIC = """
     Output
     OutputError
     OwnershipError
+    PendingCall
+    PostgresStore
     ProcessorError
     ReasoningPart
     RequestContext
@@ -49,11 +52,15 @@ PUBLIC = """
     RunPage
     SQLiteStore
     SchemaVersionError
+    SkipTool
     Speaker
+    StepChanges
     StepPart
     Store
     StoreBusyError
     StoreError
+    SuspendedRun
+    SuspendedRunPage
     TextPart
     Thread
     ThreadClone

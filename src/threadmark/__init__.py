@@ -59,8 +59,14 @@ if TYPE_CHECKING:
         AgentResult,
         AgentStream,
         Event,
+        Hooks,
         Output,
+        PendingCall,
         RequestContext,
+        SkipTool,
+        StepChanges,
+        SuspendedRun,
+        SuspendedRunPage,
         Tool,
         ToolContext,
         tool,
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
     from .memory.working import WorkingMemory
     from .models.base import Model
     from .stores.base import MessageChange, Store
+    from .stores.postgres import PostgresStore
     from .stores.sqlite import SQLiteStore
     from .workflows import Workflow, WorkflowContext, workflow
 
@@ -90,8 +97,8 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "Output", "RequestContext", "Tool", "ToolContext",
-        "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Hooks", "Output", "PendingCall", "RequestContext",
+        "SkipTool", "StepChanges", "SuspendedRun", "SuspendedRunPage", "Tool", "ToolContext", "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
@@ -102,6 +109,7 @@ _HOMES = {
     ".memory.turn": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Store"),
+    ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
     ".workflows": ("Workflow", "WorkflowContext", "workflow"),
 }  # fmt: skip
@@ -137,6 +145,7 @@ __all__ = [
     "Event",
     "FilePart",
     "GenerateTitle",
+    "Hooks",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",
@@ -149,6 +158,8 @@ __all__ = [
     "Output",
     "OutputError",
     "OwnershipError",
+    "PendingCall",
+    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
     "RequestContext",
@@ -156,11 +167,15 @@ __all__ = [
     "RunPage",
     "SQLiteStore",
     "SchemaVersionError",
+    "SkipTool",
     "Speaker",
+    "StepChanges",
     "StepPart",
     "Store",
     "StoreBusyError",
     "StoreError",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "TextPart",
     "Thread",
     "ThreadClone",

@@ -72,6 +72,7 @@ _FIELDS: dict[type[Part], tuple[tuple[str, Any], ...]] = {
     FilePart: (("url", None), ("name", None), ("provider", None)),
     ToolPart: (
         ("output", None),
+        ("model_output", None),
         ("error", None),
         ("provider_executed", False),
         ("provider", None),

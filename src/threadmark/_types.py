@@ -82,7 +82,8 @@ class ToolPart:
     """A tool call and, once there is one, its outcome: one part from call to result.
 
     `args` is the parsed JSON the model gave, or the raw string when it was not JSON. In state "result"
-    `output` holds the JSON outcome; in "error", "denied" and "interrupted" `error` says what happened.
+    `output` holds the JSON outcome, and `model_output` what a model is shown instead of it, if not `None`; in
+    "error", "denied" and "interrupted" `error` says what happened.
     `provider_executed` marks tools that the provider itself ran (web search, code execution). `pause` says
     for what a call waited, and what was decided.
     """
@@ -93,6 +94,7 @@ class ToolPart:
     args: Json = field(default_factory=dict)
     state: ToolState = "call"
     output: Json = None
+    model_output: Json = None
     error: str | None = None
     provider_executed: bool = False
     provider: Mapping[str, Json] | None = None
@@ -100,7 +102,8 @@ class ToolPart:
     """`kind` ("approval", "suspension" or "delegation"), and `payload` and `schema` of what was asked.
 
     Once decided: `decision` ("approved", "declined", "answered", "expired" or "cancelled") and `at`; if known
-    `by`, `reason`, `data` (the answer), and `args` (the model's own, where a person edited them).
+    `by`, `reason`, `data` (the answer), and `args` (the model's own, where a person edited them). `approval`:
+    the same of an approval that came before a suspension.
     """
 
 

@@ -71,8 +71,8 @@ async def test_the_result_tells_the_whole_turn(memory: Memory, stored: Stored) -
     )
     assert list(result.messages) == await stored()
     assert result.message == result.messages[-1]
-    assert [block.kind for block in result.context.blocks] == ["instructions", "input"]
-    assert result.context.blocks[1].sources == (result.messages[0].id,)
+    assert [block.kind for block in result.context.blocks] == ["instructions", "tools", "input"]
+    assert result.context.blocks[-1].sources == (result.messages[0].id,)
     run = await memory.resource("ana").run(result.run_id)
     assert run is not None
     assert (run.agent, run.status, run.finish_reason, run.usage) == ("sums", "finished", "stop", result.usage)

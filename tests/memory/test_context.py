@@ -104,6 +104,9 @@ async def test_a_turn_begins_like_the_one_before(
             )
             prompt = turn.prompt(instructions, context=[Message.user("now")] if rng.random() < 0.5 else [])
             assert prompt.messages[-1].text.rstrip("\n</turn>").endswith("q")
+            history = [block for block in prompt.report.blocks if block.kind == "history"]
+            shown = prompt.messages[1 if prompt.messages[0].id == "working-memory" else 0 : prompt.stable]
+            assert [block.tokens for block in history] == ([sum(map(message_tokens, shown))] if shown else [])
             if before is not None and not prompt.report.breaks:
                 shared = everything(before, before.stable)
                 assert everything(prompt)[: len(shared)] == shared, number

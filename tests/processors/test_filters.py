@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threadmark import ConfigurationError, FilePart, Memory, Message, Speaker, TextPart, ThreadmarkError
@@ -95,6 +95,7 @@ STREAMED: list[Processor] = [
 
 
 @pytest.mark.parametrize("processor", STREAMED, ids=lambda p: p.name)
+@settings(deadline=None)
 @given(text=texts, data=st.data())
 def test_any_cut_gives_the_same(processor: Processor, text: str, data: st.DataObject) -> None:
     """The filtered text does not depend on the pieces it came in."""

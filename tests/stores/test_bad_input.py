@@ -264,7 +264,7 @@ def limited(driver: str, pages: Callable[[], int]) -> Connect:
 async def test_a_full_disk(tmp_path: Path, driver: str) -> None:
     """The write that does not fit is refused whole; what was stored stays, and small writes still go."""
     path = tmp_path / "full.db"
-    limit = 60
+    limit = 120
     store = SQLiteStore(str(path), driver=limited(driver, lambda: limit))
     build = Builders()
 
@@ -300,7 +300,7 @@ async def test_a_full_disk(tmp_path: Path, driver: str) -> None:
 async def test_a_full_disk_among_many_writers(tmp_path: Path, driver: str) -> None:
     """Of writes that come together, one that does not fit fails alone."""
     path = tmp_path / "full.db"
-    store = SQLiteStore(str(path), driver=limited(driver, lambda: 80))
+    store = SQLiteStore(str(path), driver=limited(driver, lambda: 140))
     build = Builders()
     await store.open()
     for attempt in range(5):
@@ -321,7 +321,7 @@ def zygote(tmp_path: Path) -> Iterator[Zygote]:
         yield made
 
 
-@pytest.mark.parametrize("limit", [300_000, 600_000])
+@pytest.mark.parametrize("limit", [500_000, 800_000])
 async def test_a_file_that_may_not_grow(tmp_path: Path, zygote: Zygote, limit: int) -> None:
     """When the operating system refuses to let a file grow, that is a `StoreError`, and nothing is lost."""
     path = tmp_path / "limited.db"

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import struct
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from model_store import ModelStore
+from recall_check import check_index
 
 from threadmark import Memory
 from threadmark._errors import ConflictError, NotFoundError, ThreadmarkError
@@ -25,7 +27,9 @@ from threadmark._types import ErasureReceipt, Message, MessagePage, Role, TextPa
 from threadmark.memory.resource import Resource
 from threadmark.memory.threads import ThreadHandle
 from threadmark.stores.base import (
+    Claim,
     CloneRequest,
+    Embedded,
     MessageChange,
     MessageQuery,
     RunWrite,
@@ -83,6 +87,7 @@ class Machine(RuleBasedStateMachine):
         self.model = ModelStore()
         self.build = Builders(self.clock)
         self.touched: set[str] = set()
+        self.claimed: dict[str, list[Claim]] = {}
         for owner in OWNERS:
             first = [Message(id=id_, text=f"{owner}'s {id_}") for id_ in ("m1", "m2")]
             self.save(owner, "t1", first, create=True)
@@ -537,9 +542,9 @@ async def in_order(work: Awaitable[list[Message]]) -> list[Message]:
 
 
 def plain(value: Any) -> Any:
-    """What the two sides must agree on: of a receipt not whether bytes are gone, nor tables without rows."""
+    """What the two sides must agree on: of a receipt not whether bytes are gone, nor what is derived."""
     if isinstance(value, ErasureReceipt):
-        removed = {table: count for table, count in value.removed.items() if count}
+        removed = {table: n for table, n in value.removed.items() if n and not table.startswith("recall")}
         return value.resource_id, value.thread_id, removed, value.erased_at
     return value
 
@@ -550,6 +555,65 @@ class StdlibMachine(Machine):
 
 class MemoryMachine(Machine):
     in_memory = True
+
+
+def vector(text: str) -> bytes:
+    """A vector of four values that depends on the text's length."""
+    return struct.pack("<4f", *[1.0 if n == len(text) % 4 else 0.0 for n in range(4)])
+
+
+class RecallMachine(Machine):
+    """With recall on, part of the time: after each step the index is what the messages call for."""
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        self.run(self.store.enable_recall(self.clock()))
+        self.run(self.store.add_space("first", 4, self.clock()))
+
+    @rule(on=st.sampled_from([True, True, True, False]))
+    def switch(self, on: bool) -> None:
+        self.run(self.store.enable_recall(self.clock()) if on else self.store.disable_recall())
+
+    @rule(name=st.sampled_from(["first", "second"]), drop=st.booleans())
+    def space(self, name: str, drop: bool) -> None:
+        if drop:
+            self.run(self.store.drop_space(name))
+        elif self.run(self.store.recall_state()).enabled:
+            self.run(self.store.add_space(name, 4, self.clock()))
+
+    @rule(limit=st.integers(1, 5))
+    def backfill(self, limit: int) -> None:
+        self.run(self.store.backfill_recall(limit=limit))
+
+    @rule(limit=st.integers(1, 9), keep=st.sampled_from([True, True, False]), pieces=st.integers(1, 2))
+    def embed(self, limit: int, keep: bool, pieces: int) -> None:
+        """Make vectors now, or of what was claimed before, which may have changed or gone since."""
+        for space in self.run(self.store.recall_state()).spaces:
+            work = self.store.claim_embeddings(space.name, limit=limit, now=self.clock())
+            claims = [*self.claimed.pop(space.name, []), *self.run(work)]
+            if keep:
+                self.claimed[space.name] = claims
+                continue
+            made = [
+                Embedded(token=c.token, vectors=[vector(f"{c.token} {n}") for n in range(pieces)])
+                for c in claims
+            ]
+            self.run(self.store.store_embeddings(space.name, made))
+
+    @invariant()
+    def indexed(self) -> None:
+        if hasattr(self, "store"):
+            backfilled = self.run(self.store.recall_state()).complete
+            self.run(
+                cast(SQLiteStore, self.store)._engine.read(
+                    lambda db: check_index(db.execute, backfilled=backfilled)
+                )
+            )
+
+
+class StdlibRecallMachine(RecallMachine):
+    driver = "sqlite3"
 
 
 def run(machine: type[Machine], examples: int, steps: int) -> None:
@@ -565,14 +629,18 @@ def run(machine: type[Machine], examples: int, steps: int) -> None:
     )
 
 
-@pytest.mark.parametrize("machine", [Machine, StdlibMachine, MemoryMachine])
+@pytest.mark.parametrize(
+    "machine", [Machine, StdlibMachine, MemoryMachine, RecallMachine, StdlibRecallMachine]
+)
 def test_owners_never_meet(machine: type[Machine]) -> None:
     """Sequences of all operations by two owners with colliding ids agree with the model, step by step."""
-    run(machine, 60, 30)
+    run(machine, 30 if issubclass(machine, RecallMachine) else 60, 30)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("machine", [Machine, StdlibMachine, MemoryMachine])
+@pytest.mark.parametrize(
+    "machine", [Machine, StdlibMachine, MemoryMachine, RecallMachine, StdlibRecallMachine]
+)
 def test_owners_never_meet_all_night(machine: type[Machine]) -> None:
     """The same with many more and longer sequences."""
     run(machine, 1000, 60)

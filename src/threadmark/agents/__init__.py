@@ -2,10 +2,13 @@
 
 from .agent import Agent
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
+from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
 from .options import CallOptions
 from .output import Output
+from .pending import PendingCall, SuspendedRun, SuspendedRunPage
 from .request_context import RequestContext
 from .result import AgentResult, Step
+from .resumable import ResumeOptions
 from .stream import AgentStream, SyncAgentStream
 from .tools import Tool, ToolContext, tool
 
@@ -15,14 +18,23 @@ __all__ = [
     "AgentStream",
     "CallOptions",
     "Event",
+    "Hooks",
     "Output",
+    "PendingCall",
     "RequestContext",
+    "ResumeOptions",
+    "SkipTool",
     "Step",
+    "StepChanges",
+    "StepContext",
     "StreamEvent",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "SyncAgentStream",
     "TerminalEvent",
     "Tool",
     "ToolContext",
+    "ToolEnd",
     "event_from_dict",
     "tool",
 ]

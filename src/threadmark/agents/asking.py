@@ -21,12 +21,12 @@ _ONE_REQUEST = Usage(requests=1)
 
 async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     """One answer of the model, and whether it has been told already."""
-    plan, guards = state.plan, state.guards
+    guards = state.guards
     request = ModelRequest(
         messages=state.conversation(),
-        instructions=state.prompt.instructions,
-        tools=plan.tools.definitions,
-        settings=plan.settings,
+        instructions=state.instructions,
+        tools=state.offered.definitions,
+        settings=state.settings,
     )
     if state.output is not None:
         request = state.output.ask(request)
@@ -37,7 +37,7 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
             state.report = explain(state.prompt.report, request, made, changed)
         names = {item.name for item in made.tools}
         state.tools = ToolSet(
-            {name: tool for name, tool in plan.tools.tools.items() if name in names}, tuple(made.tools)
+            {name: tool for name, tool in state.offered.tools.items() if name in names}, tuple(made.tools)
         )
         request = made
     if state.output is not None:
@@ -62,7 +62,9 @@ async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
     guards = state.guards
     while True:
         try:
-            return await _call(state, request)
+            response = await _call(state, request)
+            _learn(state, request, response)
+            return response
         except ModelError as error:
             told = state.answer is not None and state.answer.begun
             if guards is None or told or not guards.retries_left:
@@ -77,7 +79,7 @@ async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:
 
 async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
     """One model call. Whatever goes wrong in it is a `ModelError`."""
-    plan, model, guards = state.plan, state.plan.model, state.guards
+    plan, model, guards = state.plan, state.model, state.guards
     limit = asyncio.timeout(plan.step_timeout)
     try:
         async with limit:
@@ -99,12 +101,25 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
         raise ModelError(f"{model.name} failed: {describe_error(error)}") from error
 
 
+def _learn(state: RunState, request: ModelRequest, response: ModelResponse) -> None:
+    """Let memory compare its count of the prompt with the provider's, if it was sent as it was counted."""
+    prompt = state.prompt
+    if (
+        state.turn is not None
+        and state.output is None
+        and request.messages is prompt.messages
+        and request.instructions is prompt.instructions
+        and request.tools is state.plan.tools.definitions
+    ):
+        state.turn.learn(response.usage)
+
+
 def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
     """`response` as it is kept, its usage added to the run's."""
     if response.model is None or not response.usage.requests:
         response = replace(
             response,
-            model=response.model or state.plan.model.name,
+            model=response.model or state.model.name,
             usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
         )
     state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage

@@ -14,7 +14,8 @@ from .._errors import ValidationError
 from .._sync import in_thread
 from .._types import Json, ToolPart
 from ..memory.context.render import interrupted
-from .tools import InvalidArgumentsError, Tool, ToolContext, ToolSet
+from .hooks import Hooks, around, for_model
+from .tools import InvalidArgumentsError, SuspendSignal, Tool, ToolContext, ToolSet
 
 MAX_ERROR_CHARACTERS = 2000
 """How much of an error a model is told."""
@@ -29,6 +30,7 @@ async def run_calls(
     context: Callable[[ToolPart], ToolContext],
     limit: int,
     settled: Callable[[int, ToolPart], None],
+    hooks: Hooks | None = None,
 ) -> None:
     """Run `calls`, at most `limit` at once, and report each outcome with its index, in the calls' order.
 
@@ -36,7 +38,7 @@ async def run_calls(
     interrupted, finished ones as what they gave, and the cancellation goes on.
     """
     gate = asyncio.Semaphore(limit) if len(calls) > limit else None
-    tasks = [_start(call, tools, context, gate) for call in calls]
+    tasks = [_start(call, tools, context, gate, hooks) for call in calls]
     reported = 0
     try:
         for index, task in enumerate(tasks):
@@ -77,7 +79,11 @@ def describe_error(error: BaseException) -> str:
 
 
 def _start(
-    call: ToolPart, tools: ToolSet, context: Callable[[ToolPart], ToolContext], gate: asyncio.Semaphore | None
+    call: ToolPart,
+    tools: ToolSet,
+    context: Callable[[ToolPart], ToolContext],
+    gate: asyncio.Semaphore | None,
+    hooks: Hooks | None,
 ) -> ToolPart | asyncio.Task[ToolPart]:
     """Check the call and start its tool; the outcome itself when the tool is not to be run."""
     tool = tools.tools.get(call.tool_name)
@@ -87,27 +93,55 @@ def _start(
         return _failed(call, f"Unknown tool {call.tool_name[:100]!r}. {known}")
     if isinstance(call.args, str) and call.args.strip():
         return _failed(call, "Invalid arguments: not valid JSON")
+    checked = check_arguments(call, tool)
+    if isinstance(checked, ToolPart):
+        return checked
+    positional, named = checked
+    told = context(call) if tool.takes_context or hooks is not None else None
+    if tool.takes_context:
+        positional.insert(0, told)
+
+    async def run() -> ToolPart:
+        async with gate or contextlib.nullcontext():
+            if hooks is None or told is None:
+                outcome = await _run(call, tool, positional, named)
+            else:
+                outcome = await around(
+                    hooks,
+                    told,
+                    call,
+                    lambda: _run(call, tool, positional, named),
+                    lambda value: _with_output(call, value),
+                    lambda error: _failed(call, describe_error(error)),
+                )
+        return await for_model(outcome, tools)
+
+    return asyncio.ensure_future(run())
+
+
+def check_arguments(call: ToolPart, tool: Tool) -> tuple[list[Any], dict[str, Any]] | ToolPart:
+    """Positional and keyword arguments for the tool's function; the failed call if they do not fit."""
     try:
-        positional, named = tool.validate(call.args or {})
+        return tool.validate(call.args or {})
     except InvalidArgumentsError as error:
         return _failed(call, f"Invalid arguments: {error}")
     except Exception as error:  # a validator of the user's own types
         return _failed(call, f"Invalid arguments: {describe_error(error)}")
-    if tool.takes_context:
-        positional.insert(0, context(call))
-    return asyncio.ensure_future(_run(call, tool, positional, named, gate))
 
 
-async def _run(
-    call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any], gate: asyncio.Semaphore | None
-) -> ToolPart:
-    async with gate or contextlib.nullcontext():
-        try:
-            value = await _within(tool.timeout, _invoke(tool, args, kwargs))
-        except _TooLongError:
-            return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return _failed(call, describe_error(error))
+async def _run(call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> ToolPart:
+    try:
+        value = await _within(tool.timeout, _invoke(tool, args, kwargs))
+    except _TooLongError:
+        return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
+    except SuspendSignal as signal:
+        return _suspended(call, tool, signal.payload)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return _failed(call, describe_error(error))
+    return _with_output(call, value)
+
+
+def _with_output(call: ToolPart, value: Any) -> ToolPart:
     try:
         return dataclasses.replace(call, state="result", output=as_json(value))
     except ValidationError as error:
@@ -154,6 +188,20 @@ def as_json(value: Any) -> Json:
         reason = describe_error(error)
         raise ValidationError(f"The tool's result cannot be expressed as JSON. {reason}") from None
     return plain
+
+
+def _suspended(call: ToolPart, tool: Tool, payload: Any) -> ToolPart:
+    """`call` as it waits for an answer."""
+    try:
+        pause = {"kind": "suspension", "payload": as_json(payload)}
+    except ValidationError as error:
+        return _failed(call, f"The tool suspended with a payload that is not JSON. {error}")
+    if tool.resume_schema is not None:
+        pause["schema"] = dict(tool.resume_schema.schema)
+    before = dict(call.pause or {})
+    if approval := before if before.get("kind") == "approval" else before.get("approval"):
+        pause["approval"] = approval
+    return dataclasses.replace(call, pause=pause)
 
 
 def _failed(call: ToolPart, error: str) -> ToolPart:

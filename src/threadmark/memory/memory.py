@@ -16,8 +16,10 @@ from ..stores._url import open_store
 from ..stores.base import Store
 from .admin import Admin
 from .background import Background, OnEvent
+from .counting import Counters
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
+from .runs import OpenRuns
 from .turn import ThreadSpec, Turn, open_turn
 from .working import WorkingMemory
 
@@ -29,7 +31,8 @@ class Memory:
     """An agent's memory.
 
     Args:
-        storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory), or a `Store`. Nothing is
+        storage: A URL (`sqlite:///chat.db` is a file, `sqlite://` is memory, `postgresql://…` a server),
+            or a `Store`. Nothing is
             opened before the first use.
         clock: Gives the current time as an aware datetime; the system's clock by default.
         on_event: Called with a `MemoryEvent` for what memory does, or fails to do, in the background. It must
@@ -56,6 +59,7 @@ class Memory:
         self.now: Callable[[], datetime] = clock or _ids.now
         self.admin = Admin(self)
         self.background = Background(on_event)
+        self.counters = Counters()
 
     def resource(self, id: str) -> Resource:
         """The scoped handle on one owner's memory. Raises `ValidationError` for an empty or bad id."""
@@ -72,6 +76,11 @@ class Memory:
                 f"this memory keeps working memory for each {settings.scope}, not for each {scope}"
             )
         return settings
+
+    @property
+    def open_runs(self) -> OpenRuns:
+        """Runs that wait for a person, or are under way: what agents go on with them by."""
+        return OpenRuns(self.store, self.now)
 
     async def open_turn(
         self,
@@ -100,6 +109,7 @@ class Memory:
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
             paused=paused,
             background=self.background,
+            counters=self.counters,
         )
 
     async def open(self) -> None:

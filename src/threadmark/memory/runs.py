@@ -7,12 +7,15 @@ as unknown. Any other is over.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from .._codec import time_to_text
 from .._errors import NotFoundError
-from .._types import FinishReason, Json, Message, Part, Run, RunStatus, ToolPart
+from .._types import FinishReason, Json, Message, Part, Run, RunPage, RunStatus, ToolPart
 from ..stores.base import RunWrite, Store, TurnWrite
 
 LEASE = 120.0
@@ -20,7 +23,7 @@ LEASE = 120.0
 
 DIED = "its process died; what it did is unknown"
 EXPIRED = "nobody decided in time"
-UNKNOWN = "The call was begun, and its process died before the outcome was stored. Whether it took effect is unknown."
+UNKNOWN = "The call was begun, and its process died. Whether it took effect is unknown."
 
 
 def has_lapsed(run: Run, now: datetime) -> bool:
@@ -41,6 +44,22 @@ def is_waiting(part: Part) -> bool:
 def is_unknown(part: Part) -> bool:
     """Whether `part` is a call that may or may not have taken effect."""
     return isinstance(part, ToolPart) and part.state == "interrupted" and part.error == UNKNOWN
+
+
+def digest_of(tool_name: str, args: Json) -> str:
+    """What identifies a call's tool and exact arguments."""
+    text = json.dumps([tool_name, args], sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def paused_record(before: Mapping[str, Json], message: Message, step: int, at: datetime) -> dict[str, Json]:
+    """The stored state of a run that waits for calls of `message`."""
+    waiting = {
+        part.tool_call_id: digest_of(part.tool_name, part.args)
+        for part in message.parts
+        if isinstance(part, ToolPart) and is_waiting(part)
+    }
+    return {**before, "message": message.id, "step": step, "pending": waiting, "at": time_to_text(at)}
 
 
 def decided(call: ToolPart, decision: str, at: str, **facts: Json) -> Mapping[str, Json]:
@@ -98,7 +117,7 @@ async def close_paused(
     by: str | None = None,
 ) -> Run:
     """End a paused run: its waiting calls count as declined, and no model is asked."""
-    at = clock().isoformat()
+    at = time_to_text(clock())
     try:
         message = await paused_message(store, owner, run)
     except NotFoundError:
@@ -177,3 +196,64 @@ async def write_run(
     )
     assert receipt.run is not None
     return receipt.run
+
+
+class OpenRuns:
+    """The runs of a memory that are not over, for whoever goes on with them."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    def is_with(self, other: OpenRuns) -> bool:
+        """Whether both are in one store object."""
+        return self._store is other._store
+
+    async def get(self, owner: str, run_id: str) -> Run | None:
+        """A run of any status, or `None`."""
+        return await self._store.get_run(owner, run_id)
+
+    async def page(
+        self,
+        owner: str,
+        agent: str,
+        status: RunStatus,
+        *,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page: int = 0,
+        per_page: int | None = None,
+    ) -> RunPage:
+        """Runs of an agent, newest first."""
+        return await self._store.list_runs(
+            owner,
+            agent=agent,
+            status=status,
+            thread_id=thread_id,
+            since=since,
+            until=until,
+            page=page,
+            per_page=per_page,
+        )
+
+    async def parts(self, owner: str, runs: Sequence[Run]) -> dict[str, tuple[Part, ...]]:
+        """The parts of the messages in which runs paused, by run id."""
+        asked = {str((run.state or {}).get("message", "")): run.id for run in runs}
+        asked.pop("", None)
+        found = await self._store.get_messages(owner, list(asked)) if asked else []
+        return {asked[message.id]: message.parts for message in found}
+
+    def has_lapsed(self, run: Run) -> bool:
+        """Whether the run's lease, or its time to be answered, is over."""
+        return has_lapsed(run, self._clock())
+
+    async def end_lapsed(self, owner: str, run: Run) -> Run:
+        """Store what became of a lapsed run. Raises `ConflictError` if somebody else did."""
+        return await end_lapsed(self._store, self._clock, owner, run)
+
+    async def cancel(self, owner: str, run: Run, reason: str, by: str | None) -> Run:
+        """End a run that waits: its calls count as declined. Raises `ConflictError` if it has changed."""
+        return await close_paused(
+            self._store, self._clock, owner, run, "cancelled", reason, finish_reason="aborted", by=by
+        )

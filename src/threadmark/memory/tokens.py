@@ -23,6 +23,9 @@ from .tokens_signature import CHUNK, PIECE, describe, packed, signature
 FAMILIES: tuple[str, ...] = tuple(PRICES)
 """The families of tokenizers that `estimate_tokens` knows; the first is the default."""
 
+VERSION = 1
+"""Grows when estimates change, so that no stored total of older ones is taken for one of these."""
+
 MESSAGE_TOKENS = 4  # role and framing of a message
 TOOL_TOKENS = 12  # framing of a tool call and of its outcome, ids included
 IMAGE_TOKENS = 765  # what providers charge for an image of ordinary size

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from statistics import median
 from typing import Literal, TypeAlias
 
 from .._errors import ValidationError
 from .._types import Json, Message
-from .tokens import FAMILIES, estimate_tokens, message_tokens
+from .tokens import FAMILIES, VERSION, estimate_tokens, message_tokens
 from .tokens_exact import exact_counter
 
 Exactness: TypeAlias = Literal["auto", "off"]
@@ -52,7 +52,13 @@ class TokenCounter:
         self._recent: dict[int, int] = {}
         self._older: dict[int, int] = {}
         self._ratios: dict[str, deque[float]] = {} if state is None else _read(state)
-        self._factors = {model: _factor(ratios) for model, ratios in self._ratios.items()}
+        self._factors = {model: correction((1.0, *ratios)) for model, ratios in self._ratios.items()}
+
+    @property
+    def name(self) -> str:
+        """Which counter this is; counts of one name are comparable."""
+        tokenizer = self.tokenizer
+        return f"{self.family} estimate {VERSION}" if tokenizer is None else f"{self.family} {tokenizer}"
 
     @property
     def tokenizer(self) -> str | None:
@@ -114,15 +120,12 @@ class TokenCounter:
 
         Calls of fewer than 100 tokens, and those that differ by more than five times, teach nothing.
         """
-        if estimated < _SMALLEST or actual < _SMALLEST:
-            return
-        ratio = actual / estimated
-        if not _PLAUSIBLE[0] <= ratio <= _PLAUSIBLE[1]:
+        if not plausible(estimated, actual):
             return
         ratios = self._ratios.pop(model, None) or deque(maxlen=_WINDOW)
-        ratios.append(round(ratio, 4))
+        ratios.append(round(actual / estimated, 4))
         self._ratios[model] = ratios
-        self._factors[model] = _factor(ratios)
+        self._factors[model] = correction((1.0, *ratios))
         while len(self._ratios) > _MODELS:
             oldest = next(iter(self._ratios))
             del self._ratios[oldest], self._factors[oldest]
@@ -137,8 +140,16 @@ class TokenCounter:
             self._look = False
 
 
-def _factor(ratios: deque[float]) -> float:
-    return min(HIGHEST, max(LOWEST, median([1.0, *ratios])))
+def plausible(estimated: int, actual: int) -> bool:
+    """Whether what a provider reported can be the count of what was estimated, and teaches something."""
+    if estimated < _SMALLEST or actual < _SMALLEST:
+        return False
+    return _PLAUSIBLE[0] <= actual / estimated <= _PLAUSIBLE[1]
+
+
+def correction(ratios: Iterable[float]) -> float:
+    """By what to multiply counts after such ratios of reported to counted tokens, at least one."""
+    return min(HIGHEST, max(LOWEST, median(ratios)))
 
 
 def _read(state: Mapping[str, Json]) -> dict[str, deque[float]]:

@@ -53,3 +53,19 @@ def may_retry(run: Run, answer: Sequence[Message]) -> bool:
     return run.status == "failed" and not any(
         isinstance(part, ToolPart) for message in answer for part in message.parts
     )
+
+
+def move_window(
+    history: tuple[Message, ...], last: int | None, slack: int
+) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """The messages to show, and why they begin elsewhere than in the turn before (empty if they do not).
+
+    The window stands still until it has outgrown `last` by `slack`; then it moves to the newest `last`
+    messages, or a few more, so that it begins with a user's.
+    """
+    if last is None or not slack or len(history) < last + slack:
+        return history, ()
+    first = len(history) - last
+    while first > 0 and history[first].role != "user":
+        first -= 1
+    return history[first:], (f"window: moved on to the newest {len(history) - first} messages",)

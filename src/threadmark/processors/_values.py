@@ -33,7 +33,13 @@ def own_part(part: Any) -> Any:
     """`part`, or a copy of it if something in it could be changed in place."""
     kind = type(part)
     if kind is ToolPart:
-        return replace(part, args=plain(part.args), output=plain(part.output), provider=plain(part.provider))
+        return replace(
+            part,
+            args=plain(part.args),
+            output=plain(part.output),
+            model_output=plain(part.model_output),
+            provider=plain(part.provider),
+        )
     if kind is StepPart:
         return replace(part, usage=plain(part.usage), provider=plain(part.provider))
     if kind is DataPart:

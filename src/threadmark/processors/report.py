@@ -16,7 +16,11 @@ def explain(
 ) -> ContextReport:
     """`report` of the prompt that was sent: without the messages that processors left out."""
     kept = {message.id for message in after.messages}
-    gone = {message.id: message_tokens(message) for message in before.messages if message.id not in kept}
+    gone = {
+        message.id: int(message_tokens(message) * report.scale)
+        for message in before.messages
+        if message.id not in kept
+    }
     blocks = []
     for block in report.blocks:
         if block.kind == "working_memory" and WORKING_MEMORY_ID in gone:

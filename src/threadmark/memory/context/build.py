@@ -2,7 +2,7 @@
 
 Every layer of memory contributes; this module alone decides the order, the budget and the report:
 
-    instructions     the agent's, then memory's about itself, then the call's system text
+    instructions     the agent's, then memory's about itself, then the call's system text; tools
     working memory   as it was when the window began, fenced, in a user message
     history          the window of stored messages; a change of working memory stands before the question
                      that first came after it
@@ -13,7 +13,7 @@ Every layer of memory contributes; this module alone decides the order, the budg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..._types import Message, TextPart
 from ...stores.base import Window
@@ -35,7 +35,9 @@ class Layers:
 
     `memory` is the rendered block of working memory that stands before the history, `window` what the
     thread's last turn showed, `moved` why its window begins elsewhere this time (empty if it does not).
-    `counting` is how tokens are counted; `max_tokens` is by its corrected counts.
+    `tools` is the text of the tools' definitions: it is counted, but sent beside the prompt. `counting` is
+    how tokens are counted, `max_tokens` is by its corrected counts, and `counted` is what it counted for the
+    messages that the thread's last turn showed, if that is known.
     """
 
     instructions: str = ""
@@ -50,6 +52,8 @@ class Layers:
     window: Window | None = None
     moved: tuple[str, ...] = ()
     max_tokens: int | None = None
+    tools: str = ""
+    counted: int | None = None
     counting: Counting = field(default_factory=Counting)
 
 
@@ -67,32 +71,48 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     ]
     memory = layers.memory
     shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
-    sizes = [count.message(message) for _, message in shown]
+    last = "" if layers.window is None else layers.window.fingerprint
     dropped: list[Message] = []
+    room: int | None = None
     if layers.max_tokens is not None:
-        fixed = count.text(instructions) + sum(size for _, _, size in tail)
+        fixed = count.text(instructions) + count.text(layers.tools) + sum(size for _, _, size in tail)
         room = max(0, int(layers.max_tokens / count.scale) - fixed)
         memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE), count.text)
         if cut:
             moved.append("budget: working memory was shortened")
         room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
-        if sum(sizes) > room:
-            first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
-            dropped = [stored for stored, _ in shown[:first]]
-            shown, sizes = shown[first:], sizes[first:]
-            moved.append(f"budget: the oldest {first} messages of the window were left out")
-
     head = () if not memory else (_memory_message(memory),)
     stable = (*head, *(message for _, message in shown))
-    last = "" if layers.window is None else layers.window.fingerprint
     mark, same = fingerprint(instructions, stable, last)
+    if same is None or layers.counted is None:
+        history = sum(count.message(message) for _, message in shown)
+    else:  # what stood there in the turn before was counted then
+        history = layers.counted + sum(count.message(message) for message in stable[max(same, len(head)) :])
+    if room is not None and history > room:
+        sizes = [count.message(message) for _, message in shown]
+        first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+        # Some providers refuse a conversation that begins with an answer.
+        while first < len(shown) and shown[first][1].role != "user":
+            first += 1
+        dropped = [stored for stored, _ in shown[:first]]
+        moved.append(f"budget: the oldest {first} messages of the window were left out")
+        shown, history = shown[first:], sum(sizes[first:])
+        stable = (*head, *(message for _, message in shown))
+        mark, same = fingerprint(instructions, stable, last)
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
+    blocks = _blocks(layers, memory, [stored.id for stored, _ in shown], history, tail)
     report = ContextReport(
-        blocks=tuple(_blocks(layers, memory, [stored.id for stored, _ in shown], sum(sizes), tail)),
+        blocks=tuple(
+            [replace(block, tokens=count.scaled(block.tokens)) for block in blocks]
+            if count.scale != 1
+            else blocks
+        ),
         dropped=tuple(message.id for message in dropped),
         breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
+        counter=count.by,
+        scale=count.scale,
     )
     begin = next((stored.seq for stored, _ in shown if stored.seq), 0)
     return (
@@ -101,6 +121,8 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
             messages=(*stable, *layers.recalled, *(message for _, message, _ in tail if message)),
             report=report,
             stable=len(stable),
+            counted=sum(block.tokens for block in blocks),
+            counted_history=history,
         ),
         Window(seq=begin, memory=layers.memory_version, fingerprint=mark),
     )
@@ -148,24 +170,23 @@ def _blocks(
     history_tokens: int,
     tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
+    """The blocks, with tokens as they were counted, uncorrected."""
     count, blocks = layers.counting, list[Block]()
 
     def text_block(kind: BlockKind, text: str, why: str) -> None:
         if text:
-            tokens = count.scaled(count.text(text))
-            blocks.append(Block(kind=kind, tokens=tokens, why=why, stable=True, text=text))
+            blocks.append(Block(kind=kind, tokens=count.text(text), why=why, stable=True, text=text))
 
     def message_block(
         kind: BlockKind, ids: Sequence[str], tokens: int, why: str, *, stable: bool = False
     ) -> None:
         if ids:
-            blocks.append(
-                Block(kind=kind, tokens=count.scaled(tokens), sources=tuple(ids), why=why, stable=stable)
-            )
+            blocks.append(Block(kind=kind, tokens=tokens, sources=tuple(ids), why=why, stable=stable))
 
     text_block("instructions", layers.instructions, "the agent's instructions")
     text_block("instructions", layers.memory_instructions, "how memory works, for the model")
     text_block("system", layers.system, "system text of this call")
+    text_block("tools", layers.tools, "what the model is told of its tools")
     text_block("working_memory", memory, f"working memory, version {layers.memory_version}")
     message_block(
         "history",

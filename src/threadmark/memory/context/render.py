@@ -12,11 +12,9 @@ from dataclasses import replace
 from difflib import unified_diff
 
 from ..._types import DataPart, Message, Part, Speaker, StepPart, TextPart, ToolPart
+from ...stores.base import CONTEXT_PART, MEMORY_TOOLS
 
-CONTEXT_PART = "threadmark.context"
-"""Name of the data part in which a user message keeps what memory told the model along with it."""
-
-HIDDEN_TOOLS = frozenset({"update_working_memory"})
+HIDDEN_TOOLS = MEMORY_TOOLS
 """Tools of memory itself. Their calls are stored, and left out of later prompts: their effect is shown."""
 
 WAITING = {
@@ -28,9 +26,19 @@ WAITING = {
 
 INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
 
+OWN_ELEMENTS = (
+    "turn", "working_memory", "working_memory_update", "working_memory_template", "recalled",
+    "from_this_conversation", "from_another_conversation", "observations",
+)  # fmt: skip
+"""Elements in which memory speaks to a model; nobody else can write one."""
+
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
+_OWN = re.compile(
+    rf"<(?=[\s/\u200b-\u200f\u2060-\u2064\ufeff]*(?:{'|'.join(OWN_ELEMENTS)})\b)", re.IGNORECASE
 )
 _SPACE = re.compile(r"\s+")
 
@@ -40,6 +48,16 @@ def escape(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text.translate(_ESCAPES) if ("<" in text or ">" in text or "&" in text) else text
     return _INVISIBLE.sub("", text).translate(_ESCAPES)
+
+
+def visible(text: str) -> str:
+    """`text` without characters that nobody sees."""
+    return text if text.isascii() and text.isprintable() else _INVISIBLE.sub("", text)
+
+
+def disarm(text: str) -> str:
+    """`text` so that it opens and closes none of memory's own elements; all else stays as it is."""
+    return _OWN.sub("&lt;", text) if "<" in text else text
 
 
 def attribute(text: str) -> str:
@@ -92,7 +110,7 @@ def present(message: Message, *, past: bool) -> Message | None:
     """
     if message.role == "user":
         return _present_user(message)
-    if len(message.parts) == 2 and type(message.parts[0]) is StepPart and _is_text(message.parts[1]):
+    if len(message.parts) == 2 and type(message.parts[0]) is StepPart and _has_text(message.parts[1]):
         return message  # nine answers in ten
     parts: list[Part] = []
     changed = False
@@ -102,11 +120,29 @@ def present(message: Message, *, past: bool) -> Message | None:
         elif isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed:
             parts.append(interrupted(part))
             changed = True
+        elif isinstance(part, ToolPart) and part.model_output is not None:
+            parts.append(_model_facing(part))
+            changed = True
         else:
             parts.append(part)
     if not any(isinstance(part, ToolPart) or _has_content(part) for part in parts):
         return None
     return message.replace(parts=parts) if changed else message
+
+
+def model_facing(message: Message) -> Message:
+    """An answer with the outputs that a model is shown in place of those that are stored."""
+    if not any(isinstance(part, ToolPart) and part.model_output is not None for part in message.parts):
+        return message
+    return message.replace(
+        parts=[_model_facing(part) if isinstance(part, ToolPart) else part for part in message.parts]
+    )
+
+
+def _model_facing(part: ToolPart) -> ToolPart:
+    if part.model_output is None:
+        return part
+    return replace(part, output=part.model_output, model_output=None)
 
 
 def interrupted(call: ToolPart) -> ToolPart:
@@ -117,10 +153,8 @@ def interrupted(call: ToolPart) -> ToolPart:
 
 
 def _present_user(message: Message) -> Message | None:
-    if message.speaker is None and len(message.parts) == 1 and _is_text(message.parts[0]):
+    if message.speaker is None and len(message.parts) == 1 and _is_plain(message.parts[0]):
         return message  # nine questions in ten
-    if message.speaker is None and all(type(part) is TextPart for part in message.parts):
-        return message if any(_has_content(part) for part in message.parts) else None
     told = [
         TextPart(f"{part.data.get('text', '')}\n\n")
         for part in message.parts
@@ -128,8 +162,12 @@ def _present_user(message: Message) -> Message | None:
     ]
     parts: list[Part] = []
     for part in message.parts:
-        if isinstance(part, TextPart) and message.speaker is not None:
-            parts.append(TextPart(render_turn(message.speaker, part.text)))
+        if isinstance(part, TextPart):
+            speaker = message.speaker
+            if speaker is not None:
+                parts.append(TextPart(render_turn(speaker, part.text)))
+            else:
+                parts.append(part if _is_plain(part) else replace(part, text=disarm(part.text)))
         elif not isinstance(part, DataPart):
             parts.append(part)
     if not any(_has_content(part) for part in parts):
@@ -137,8 +175,15 @@ def _present_user(message: Message) -> Message | None:
     return message.replace(parts=[*told, *parts])
 
 
-def _is_text(part: Part) -> bool:
+def _has_text(part: Part) -> bool:
     return type(part) is TextPart and part.text != ""
+
+
+def _is_plain(part: Part) -> bool:
+    """Whether a part is a text that can be shown as it is."""
+    if type(part) is not TextPart or part.text == "":
+        return False
+    return "<" not in part.text or _OWN.search(part.text) is None
 
 
 def _has_content(part: Part) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from ..._types import Message
 
 BlockKind: TypeAlias = Literal[
-    "instructions", "system", "working_memory", "history", "recalled", "context", "input"
+    "instructions", "system", "tools", "working_memory", "history", "recalled", "context", "input"
 ]
 
 
@@ -34,13 +34,17 @@ class ContextReport:
 
     `dropped` are ids of stored messages that the budget left out, `breaks` the reasons why this prompt does
     not begin like the thread's last one (a moved window, a budget decision, other instructions, ...): empty
-    means that a provider's prefix cache still holds.
+    means that a provider's prefix cache still holds. `counter` names what counted the tokens: a family of
+    tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
+    multiplied, as learned from the figures that the provider reported.
     """
 
     blocks: tuple[Block, ...] = ()
     dropped: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     budget: int | None = None
+    counter: str = ""
+    scale: float = 1.0
 
     @property
     def tokens(self) -> int:
@@ -60,9 +64,15 @@ class ContextReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is sent to the model: instructions, messages (the first `stable` are stable), and the report."""
+    """What is sent to the model: instructions, messages (the first `stable` are stable), and the report.
+
+    `counted` is the tokens of all of it before the counter's correction, `counted_history` those of its
+    stored messages.
+    """
 
     instructions: str
     messages: tuple[Message, ...]
     report: ContextReport
     stable: int = 0
+    counted: int = 0
+    counted_history: int = 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ..._types import Message, StepPart, TextPart
+from ..._types import FilePart, Message, StepPart, TextPart
 
 
 def fingerprint(instructions: str, stable: Sequence[Message], before: str) -> tuple[str, int | None]:
@@ -39,6 +40,9 @@ def _bytes(messages: Sequence[Message]) -> bytes:
             elif kind is StepPart:
                 # Of a step, providers get back only what is theirs.
                 pieces.append("s" if part.provider is None else f"s{_framed(repr(part.provider))}")  # type: ignore[union-attr]
+            elif isinstance(part, FilePart) and part.data is not None:
+                data = hashlib.blake2b(part.data, digest_size=16).hexdigest()
+                pieces.append(f"f{data}{_framed(repr(replace(part, data=b'')))}")
             else:
                 pieces.append(f"p{_framed(repr(part))}")
     return "".join(pieces).encode("utf-8", "surrogatepass")

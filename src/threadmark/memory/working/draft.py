@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from ..._errors import ValidationError
+from ..._ids import check_metadata
 from ..._types import Json, Speaker, WorkingMemoryVersion
 from ...stores.base import WorkingMemoryWrite
+from ..context.render import visible
 from .merge import diff_patch, merge_patch, merge_text
 from .settings import WorkingMemory
+
+log = logging.getLogger("threadmark")
+
+NAME_CHARACTERS = 100
+"""How much of a participant's name, and of their role, is listed."""
 
 
 class Draft:
@@ -49,17 +58,20 @@ class Draft:
         """The model sends only what changes. Raises `ValidationError` if the merged object does not fit."""
         if not isinstance(patch, dict):
             raise ValidationError("send an object with the fields that change")
+        check_metadata(patch, kind="the change")
         value = self._settings.read(self.content) or {}
         self._set(self._settings.write(merge_patch(value, patch)), "agent")
 
     def add_participant(self, speaker: Speaker) -> None:
-        """List a speaker, once."""
+        """List a speaker, once; not if the working memory has no room for more."""
         if not self._settings.keeps_participants or self._settings.read_only:
             return
         text = self.content if self.content else self._settings.template_text
         changed = with_participant(text, speaker)
-        if changed != text:
-            self._set(self._settings.write(changed), self._changed_by or "participants")
+        if len(changed) > self._settings.max_characters:
+            log.warning("working memory has no room for participant %r", speaker.id)
+        elif changed != text:
+            self._set(changed, self._changed_by or "participants")
 
     def _set(self, content: str, by: str) -> None:
         self.content = content
@@ -88,18 +100,21 @@ class Draft:
         else:
             read = self._settings.read
             patch = diff_patch(read(before) or {}, read(self.content) or {})
-            merged = self._settings.write(merge_patch(read(theirs) or {}, patch))
+            merged = self._settings.write(merge_patch(read(theirs) or {}, patch), limit=False)
         self._base = current
         self.content = merged
         return True
 
 
+_BRACKETS = str.maketrans("()", "[]")
+
+
 def with_participant(text: str, speaker: Speaker) -> str:
     """`text` with a line for `speaker` under the heading "Participants", unless there is one."""
-    details = ", ".join(part for part in (f"id {_line(speaker.id)}", _line(speaker.role or "")) if part)
-    entry = f"- {_line(speaker.name or speaker.id)} ({details})"
-    lines = text.splitlines()
+    name, role = (_line(value or "")[:NAME_CHARACTERS] for value in (speaker.name, speaker.role))
     mark = f"(id {_line(speaker.id)}"
+    entry = f"- {name or _line(speaker.id)} {mark}{', ' if role else ''}{role})"
+    lines = text.splitlines()
     if any(mark + end in line for line in lines for end in (")", ",")):
         return text
     for number, line in enumerate(lines):
@@ -114,8 +129,8 @@ def with_participant(text: str, speaker: Speaker) -> str:
 
 
 def _line(text: str) -> str:
-    """On one line, so that a name cannot add a heading or another participant."""
-    return " ".join(text.split())
+    """On one line and without parentheses, so that a name cannot add a heading, nor pass for another id."""
+    return " ".join(visible(text).split()).translate(_BRACKETS)
 
 
 def _words(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..._errors import ConflictError, NotFoundError, ValidationError
-from ..._ids import check_count
+from ..._ids import check_count, check_metadata
 from ..._sync import sync_twin
 from ..._types import Json, WorkingMemoryVersion
 from ...stores.base import WorkingMemoryWrite
@@ -59,6 +59,7 @@ class WorkingMemoryHandle:
         settings = self._settings
         if settings.schema is None:
             raise ValidationError("a working memory without a schema is text; use `set`")
+        check_metadata(patch, kind="the change")
         return await self._change(
             lambda content: settings.write(merge_patch(settings.read(content) or {}, patch)), "user", None
         )

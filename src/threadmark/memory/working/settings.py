@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..._codec import from_json, to_json
-from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_count
+from ..._errors import ConfigurationError, StoreError, ValidationError
+from ..._ids import check_count, check_metadata, check_text
 from ..._types import Json
 
 DEFAULT_TEMPLATE = """# About this person
@@ -68,6 +68,11 @@ class WorkingMemory:
         if self.template is not None and len(self.template) > MAX_TEMPLATE:
             raise ConfigurationError(f"the template is longer than {MAX_TEMPLATE:,} characters")
         check_count("max_characters", self.max_characters, least=1)
+        if self.template is not None and len(self.template) > self.max_characters:
+            raise ConfigurationError(
+                f"the template is {len(self.template):,} characters long, and max_characters is "
+                f"{self.max_characters:,}: it could never be filled in"
+            )
         if self.participants and self.schema is not None:
             raise ConfigurationError("participants are kept in a template, not in a schema")
 
@@ -93,20 +98,29 @@ class WorkingMemory:
     def read(self, content: str | None) -> Json:
         """The value of stored content: an object where there is a schema, else text; `None` without content.
 
-        Text stored before a schema was chosen is kept under the key "notes". Content that is JSON but no
-        object raises `ValidationError`: damaged data is shown, not dropped.
+        Text stored before a schema was chosen is kept under the key "notes" ("earlier_notes" if the schema
+        has notes of its own). Content that is JSON but no object raises `ValidationError`: it is not dropped.
         """
         if content is None or self.schema is None:
             return content
         if not content.lstrip().startswith(("{", "[", '"')):
-            return {"notes": content}
-        value = from_json(content)
+            return {self._notes: content}
+        try:
+            value = from_json(content)
+        except StoreError:
+            return {self._notes: content}
         if not isinstance(value, dict):
-            raise ValidationError("the stored working memory is not a JSON object")
+            raise ValidationError(
+                "the stored working memory is not a JSON object; set a new value, or revert to a version "
+                "that is one"
+            )
         return value
 
-    def write(self, value: Json) -> str:
-        """The content to store for a value. Raises `ValidationError` if it does not fit."""
+    def write(self, value: Json, *, limit: bool = True) -> str:
+        """The content to store for a value. Raises `ValidationError` if it does not fit.
+
+        Without `limit` it may be longer than `max_characters`: facts noted at the same time are all kept.
+        """
         if self.schema is None:
             if not isinstance(value, str):
                 raise ValidationError(f"working memory is text, not {type(value).__name__}")
@@ -114,8 +128,9 @@ class WorkingMemory:
         else:
             if not isinstance(value, Mapping):
                 raise ValidationError(f"working memory is an object, not {type(value).__name__}")
-            content = to_json(self.validate(dict(value)), "working memory")
-        if len(content) > self.max_characters:
+            content = to_json(self.validate(check_metadata(value, kind="working memory")), "working memory")
+        check_text("working memory", content)
+        if limit and len(content) > self.max_characters:
             raise ValidationError(
                 f"working memory would be {len(content):,} characters long; at most "
                 f"{self.max_characters:,} fit: shorten it"
@@ -124,7 +139,7 @@ class WorkingMemory:
 
     def validate(self, value: dict[str, Json]) -> dict[str, Json]:
         """`value` if the schema takes it. Notes kept from before the schema are not the schema's business."""
-        notes = {key: value[key] for key in ("notes",) if key in value and key not in self._properties}
+        notes = {key: value[key] for key in (self._notes,) if key in value and key not in self._properties}
         rest = {key: item for key, item in value.items() if key not in notes}
         self._check(rest)
         return {**rest, **notes}
@@ -137,6 +152,10 @@ class WorkingMemory:
         from pydantic import TypeAdapter
 
         return TypeAdapter(self.schema).json_schema()
+
+    @property
+    def _notes(self) -> str:
+        return "earlier_notes" if "notes" in self._properties else "notes"
 
     @property
     def _properties(self) -> Mapping[str, Json]:

@@ -38,6 +38,7 @@ from ._observations import (
     Source,
     message_digest,
 )
+from ._personal import CONTEXT_PART, MEMORY_TOOLS, without_personal
 from ._recall import (
     Claim,
     Embedded,
@@ -66,6 +67,7 @@ from ._turns import (
 
 __all__ = [
     "Activation",
+    "CONTEXT_PART",
     "Claim",
     "CloneRequest",
     "Covered",
@@ -76,6 +78,7 @@ __all__ = [
     "JobFailure",
     "JobKind",
     "LogQuery",
+    "MEMORY_TOOLS",
     "MatchQuery",
     "MessageChange",
     "MessageQuery",
@@ -116,4 +119,5 @@ __all__ = [
     "Window",
     "WorkingMemoryWrite",
     "message_digest",
+    "without_personal",
 ]

@@ -65,7 +65,8 @@ class Store(RecallStore, ObservationStore, RunStore, ABC):
         """Copy a thread. Raises `NotFoundError` without a source, `ConflictError` if `request.id` exists.
 
         The copy gets the source's metadata with the request's merged over it, the title given or
-        "Clone of <source's title>", and the messages' order, parts, metadata and times; `seq` counts anew.
+        "Clone of <source's title>", and the messages' order, parts (for another owner `without_personal`
+        ones), metadata and times; `seq` counts anew.
         """
 
     @abstractmethod
@@ -82,7 +83,7 @@ class Store(RecallStore, ObservationStore, RunStore, ABC):
 
     @abstractmethod
     async def transfer_thread(self, owner: str, thread_id: str, new_owner: str, now: datetime) -> Thread:
-        """Give the thread with all its messages and runs to `new_owner`.
+        """Give the thread with all its messages and runs to `new_owner`, `without_personal` parts.
 
         Raises `NotFoundError`, or `ConflictError` if the new owner uses the thread's id or a message's.
         """

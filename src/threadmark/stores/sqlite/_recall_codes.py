@@ -32,11 +32,18 @@ def append(db: Connection, owner_no: int, space_no: int, rows: Sequence[tuple[in
                 "WHERE owner_no = ?1 AND space_no = ?2 AND block = 0",
                 (owner_no, space_no),
             )
-    db.execute(
-        "INSERT INTO recall_filled (owner_no, space_no, messages, stamp) VALUES (?, ?, ?, random()) "
-        "ON CONFLICT DO UPDATE SET messages = messages + excluded.messages",
-        (owner_no, space_no, len({key for key, _ in rows})),
-    )
+    count = len({key for key, _ in rows})
+    if db.execute(
+        "INSERT INTO recall_filled (owner_no, space_no, messages, stamp) "
+        "VALUES (?1, ?2, ?3, (SELECT stamps + 1 FROM recall_spaces WHERE space_no = ?2)) "
+        "ON CONFLICT DO UPDATE SET messages = messages + excluded.messages RETURNING messages = ?3",
+        (owner_no, space_no, count),
+    )[0][0]:
+        _count_stamp(db, space_no)
+
+
+def _count_stamp(db: Connection, space_no: int) -> None:
+    db.execute("UPDATE recall_spaces SET stamps = stamps + 1 WHERE space_no = ?", (space_no,))
 
 
 def find(
@@ -82,10 +89,13 @@ def find(
                 (owner_no, space_no, block),
             )
     if take and found:
+        if rewritten:
+            _count_stamp(db, space_no)
         db.execute(
-            "UPDATE recall_filled SET messages = messages - ?, "
-            f"stamp = {'random()' if rewritten else 'stamp'} WHERE owner_no = ? AND space_no = ?",
-            (len({key for key, _ in found}), owner_no, space_no),
+            "UPDATE recall_filled SET messages = messages - ?1, stamp = CASE WHEN ?2 "
+            "THEN (SELECT stamps FROM recall_spaces WHERE space_no = ?4) ELSE stamp END "
+            "WHERE owner_no = ?3 AND space_no = ?4",
+            (len({key for key, _ in found}), rewritten, owner_no, space_no),
         )
         db.execute(
             "DELETE FROM recall_filled WHERE owner_no = ? AND space_no = ? AND messages <= 0",

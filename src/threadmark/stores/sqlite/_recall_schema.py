@@ -52,7 +52,8 @@ def m006_recall(db: Connection) -> None:
              name TEXT NOT NULL UNIQUE,   -- the embedder's
              dimension INTEGER NOT NULL,
              queued_to INTEGER NOT NULL,  -- of the messages from before, up to `queue_end`, those handed out
-             queue_end INTEGER NOT NULL
+             queue_end INTEGER NOT NULL,
+             stamps INTEGER NOT NULL DEFAULT 0
            )""",
         """CREATE TABLE recall_vectors (
              vector_no INTEGER PRIMARY KEY,

@@ -8,7 +8,7 @@ from ..._codec import time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery
+from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
 from . import _observation_changes, _recall, _working
 from ._driver import Connection, Row
 from ._rows import (
@@ -199,7 +199,10 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         ids[row[3]] = new_id = check_id("message", request.new_id())
         keys[row[0]] = first_key(number) + seq
         seqs.append(row[2])
-        rows.append((first_key(number) + seq, to, request.id, seq, new_id, *row[4:10], row[11]))
+        fields = list(row[4:10])
+        if to != owner:
+            fields[4] = without_personal(fields[4]) or fields[4]
+        rows.append((first_key(number) + seq, to, request.id, seq, new_id, *fields, row[11]))
     taken = db.execute(
         "SELECT 1 FROM messages WHERE resource_id = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1",
         (to, to_json(list(ids.values()))),
@@ -300,6 +303,9 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
         (new_owner, later(row, now), number),
     )
     db.execute("UPDATE messages SET resource_id = ? WHERE key BETWEEN ? AND ?", (new_owner, *span))
+    for key, parts in db.execute("SELECT key, parts FROM messages WHERE key BETWEEN ? AND ?", span):
+        if (kept := without_personal(parts)) is not None:
+            db.execute("UPDATE messages SET parts = ? WHERE key = ?", (kept, key))
     _recall.transferred(db, owner, new_owner, number)
     for table in ("runs", "working_memory"):
         db.execute(

@@ -64,6 +64,8 @@ for _topic in (
     "transfer",
     "erase",
     "observations",
+    "recall",
+    "vectors",
     "concurrency",
     "reopen",
 ):

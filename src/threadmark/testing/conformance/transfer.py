@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..._errors import ConflictError, NotFoundError
-from ...stores.base import MessageQuery, Store, ThreadQuery
+from ..._types import DataPart, TextPart, ToolPart
+from ...stores.base import CONTEXT_PART, MessageQuery, Store, ThreadQuery
 from ._dump import dump, whole
 from ._expect import refuses, same
 from ._harness import Harness
@@ -46,6 +47,35 @@ async def moved(h: Harness) -> None:
     same(before["messages"]["t2"], left["messages"]["t2"], "with its messages")
     receipt = await store.write_turn("bob", h.turn("t1", ["next"]))
     same([5], [m.seq for m in receipt.messages], "seq goes on")
+
+
+@behaviour("transfer: what working memory said in messages is not given or copied to another owner")
+async def personal(h: Harness) -> None:
+    store = await h.fresh()
+    note = ToolPart(
+        tool_call_id="c",
+        tool_name="update_working_memory",
+        args={"memory": "secret"},
+        state="result",
+        output=1,
+    )
+    told = DataPart(CONTEXT_PART, {"text": "secret", "working_memory": 2})
+    chart = DataPart("chart", [1])
+    asked = [h.message(parts=[told, chart, TextPart("hi")]), h.message(role="assistant", parts=[note])]
+    await store.write_turn("ann", h.turn("t1", asked))
+    own = await store.clone_thread("ann", "t1", h.clone("own"))
+    await store.clone_thread("ann", "t1", h.clone("copy", owner="bob"))
+    await store.transfer_thread("ann", own.thread.id, "eve", h.clock())
+    for owner in ("bob", "eve"):
+        page = await store.list_messages(owner, MessageQuery())
+        same((chart, TextPart("hi")), page.messages[0].parts, f"the rest of a message is {owner}'s")
+        same((replace(note, args={}),), page.messages[1].parts, f"a call without its arguments is {owner}'s")
+    mine = await store.list_messages("ann", MessageQuery(thread_id="t1"))
+    same(
+        [message.parts for message in asked],
+        [message.parts for message in mine],
+        "the source keeps all of it",
+    )
 
 
 @behaviour("transfer: both owners' lists and totals follow")

@@ -1,0 +1,67 @@
+"""The options of a PostgreSQL store, checked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Error
+from psycopg.conninfo import conninfo_to_dict
+
+from ..._errors import ConfigurationError
+from ..._ids import check_count
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
+
+GRACE = 5.0
+"""Seconds beyond `timeout` after which a server that says nothing is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `PostgresStore` was given; see there."""
+
+    conninfo: str
+    schema: str
+    pool_size: int
+    timeout: float
+    busy_timeout: float
+    connect_timeout: float
+    migrate: bool
+    row_level_security: bool
+    pool: Any = None
+    connection: Any = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, str) or not _NAME.match(self.schema):
+            raise ConfigurationError(
+                f"schema must be a letter or underscore, then letters, digits or underscores, at most 63 "
+                f"characters, not {self.schema!r}"
+            )
+        if self.conninfo:
+            try:
+                conninfo_to_dict(self.conninfo)
+            except Error as error:
+                raise ConfigurationError(f"the PostgreSQL connection string is not valid: {error}") from None
+        check_count("pool_size", self.pool_size, least=1)
+        for name, least in (("timeout", 0.001), ("busy_timeout", 0.001), ("connect_timeout", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
+                raise ConfigurationError(f"{name} must be seconds between {least} and 86400, not {value!r}")
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether connections are the application's, whose sessions we leave as they are."""
+        return self.pool is not None or self.connection is not None
+
+
+def name_of(conninfo: str) -> str:
+    """Which database, for messages: without user, password or options."""
+    try:
+        found = conninfo_to_dict(conninfo)
+    except Error:
+        return "the PostgreSQL database"
+    where = found.get("host") or found.get("hostaddr") or "localhost"
+    port = f":{found['port']}" if found.get("port") else ""
+    return f"PostgreSQL database {found.get('dbname') or 'default'!r} at {where}{port}"
