@@ -3,8 +3,9 @@
 DBOS keeps which step has been done; each agent call has a `run_id`, so a step that is executed again after a
 crash gets the stored answer and asks no model. Needs `pip install threadmark dbos`; runs without a key.
 
-    python examples/dbos_refund.py            # starts the workflow, and waits for the manager
-    python examples/dbos_refund.py approve    # another process: the manager's decision
+    python examples/dbos_refund.py            # all of it
+    python examples/dbos_refund.py start      # only to where the manager decides; kill it, start it again
+    python examples/dbos_refund.py approve    # the manager's decision, from another process
 
 A folder for the two databases may follow; default: the current one.
 """
@@ -24,7 +25,7 @@ WORKFLOW = "refund-7"
 
 JOURNAL = f"sqlite:///{FOLDER / 'workflows.sqlite'}"
 
-DBOS(config={"name": "refunds", "system_database_url": JOURNAL})
+DBOS(config={"name": "refunds", "system_database_url": JOURNAL, "log_level": "ERROR"})
 memory = Memory(f"sqlite:///{FOLDER / 'shop.db'}")
 agent = Agent("support", model=OfflineResponder(memory.resource("ana")), memory=memory)
 
@@ -51,8 +52,10 @@ def main(what: str) -> None:
     DBOS.launch()
     with SetWorkflowID(WORKFLOW):  # the same id again: the same workflow
         handle = DBOS.start_workflow(refund, "7")
+    if what == "all":
+        DBOS.send(WORKFLOW, "approved", "manager")
     print(handle.get_result(), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "start")
+    main(sys.argv[1] if len(sys.argv) > 1 else "all")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from .._errors import ConflictError, ValidationError
 from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
-    CONTEXT_PART,
     MessageQuery,
     RunWrite,
     Store,
