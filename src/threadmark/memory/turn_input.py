@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from .._codec import parts_to_json
 from .._types import DataPart, Message, Run, ToolPart
-from .context.render import CONTEXT_PART
+from ..stores.base import CONTEXT_PART
 
 
 def claim_of(input: Sequence[Message]) -> str:
