@@ -14,7 +14,7 @@ from .._errors import ConfigurationError, ConflictError, NotFoundError, Threadma
 from .._ids import check_id, new_id
 from .._sync import sync_twin
 from .._types import Json, Run
-from ..agents.tools import build_tool
+from ..agents.tools import Tool, build_tool
 from ..memory.runs import has_lapsed
 from ..models.base import ToolDefinition
 from .context import Bail, Suspended, WorkflowContext
@@ -69,7 +69,7 @@ class Workflow:
         self.description = described.description
         self.definition: ToolDefinition = described.definition
         self.returns: Any = _hints(function).get("return")
-        self._validate = described.validate
+        self.validate = described.validate
         self._output = Shape(self.returns)
 
     def __repr__(self) -> str:
@@ -152,6 +152,12 @@ class Workflow:
         if run is None or run.agent != self.name or "workflow" not in (run.state or {}):
             return None
         return self._stored(run)
+
+    def tool(self) -> Tool:
+        """This workflow as a tool called `workflow-<name>`, for `Agent(tools=[...])`."""
+        from .tool import workflow_tool
+
+        return workflow_tool(self)
 
     run_sync = sync_twin(run)
     resume_sync = sync_twin(resume)
@@ -295,7 +301,7 @@ class Workflow:
         from ..agents.tools import InvalidArgumentsError
 
         try:
-            return self._validate(dict(inputs))
+            return self.validate(dict(inputs))
         except InvalidArgumentsError as error:
             raise ValidationError(f"workflow {self.name!r}: {error}") from None
 
