@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import threadmark
 from threadmark import Agent, Memory
 from threadmark.memory.admin import Admin
+from threadmark.memory.observe.handle import Observations, ThreadObservations
 from threadmark.memory.resource import Resource
 from threadmark.memory.threads import ThreadHandle, Threads
 from threadmark.memory.working import WorkingMemoryHandle
@@ -31,6 +34,7 @@ PUBLIC = """
     FilePart
     GenerateTitle
     Hooks
+    IndexProgress
     Memory
     MemoryEvent
     MemoryOptions
@@ -40,18 +44,24 @@ PUBLIC = """
     Model
     ModelError
     NotFoundError
+    Observation ObservationSettings ObservationalMemory ReflectionSettings Extractor ModelByInputTokens
     Output
     OutputError
     OwnershipError
     PendingCall
-    PostgresStore
     ProcessorError
     ReasoningPart
+    RecallFilter
+    RecallReason
+    RecallResult
+    RecallState
+    Recalled
     RequestContext
     Run
     RunPage
     SQLiteStore
     SchemaVersionError
+    SemanticRecall
     SkipTool
     Speaker
     StepChanges
@@ -82,7 +92,17 @@ PUBLIC = """
     workflow
 """
 
-CLASSES = [Admin, Agent, Memory, Resource, ThreadHandle, Threads, WorkingMemoryHandle]
+CLASSES = [
+    Admin,
+    Agent,
+    Memory,
+    Observations,
+    ThreadObservations,
+    Resource,
+    ThreadHandle,
+    Threads,
+    WorkingMemoryHandle,
+]
 
 # The blocking twin of closing has the name that the standard library gives it.
 TWINS = {"aclose": "close"}
@@ -92,6 +112,36 @@ def test_the_names_of_the_door() -> None:
     """A name that comes or goes is a change of the public API: say so in CHANGELOG.md."""
     assert threadmark.__all__ == sorted(PUBLIC.split())
     assert dir(threadmark) == threadmark.__all__
+
+
+def test_all_of_it_is_there_without_optional_packages() -> None:
+    """`from threadmark import *` works with what is always installed; the rest says what to do."""
+    optional = [
+        "psycopg",
+        "psycopg_pool",
+        "pydantic_ai",
+        "numpy",
+        "rich",
+        "typer",
+        "jsonschema",
+        "starlette",
+        "tiktoken",
+    ]
+    code = f"""
+import sys
+for name in {optional!r}:
+    sys.modules[name] = None
+from threadmark import *
+import threadmark
+try:
+    threadmark.PostgresStore
+except ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'threadmark[postgres]'" in done.stdout
+    assert threadmark.PostgresStore.__doc__
 
 
 @pytest.mark.parametrize("name", threadmark.__all__)

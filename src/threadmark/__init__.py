@@ -74,13 +74,22 @@ if TYPE_CHECKING:
     from .memory.background import MemoryEvent
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
+    from .memory.observe.extract import Extractor
+    from .memory.observe.settings import (
+        ModelByInputTokens,
+        ObservationalMemory,
+        ObservationSettings,
+        ReflectionSettings,
+    )
     from .memory.options import MemoryOptions
+    from .memory.recall import Recalled, RecallReason, RecallResult, SemanticRecall
+    from .memory.recall.indexing import IndexProgress
+    from .memory.thread_spec import ThreadSpec
     from .memory.titles import GenerateTitle
-    from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, Store
-    from .stores.postgres import PostgresStore
+    from .stores.base import MessageChange, Observation, RecallFilter, RecallState, Store
+    from .stores.postgres import PostgresStore as PostgresStore
     from .stores.sqlite import SQLiteStore
     from .workflows import Workflow, WorkflowContext, workflow
 
@@ -103,12 +112,18 @@ _HOMES = {
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
+    ".memory.observe.extract": ("Extractor",),
+    ".memory.observe.settings": (
+        "ModelByInputTokens", "ObservationSettings", "ObservationalMemory", "ReflectionSettings",
+    ),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
     ".memory.titles": ("GenerateTitle",),
-    ".memory.turn": ("ThreadSpec",),
+    ".memory.thread_spec": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "Store"),
+    ".stores.base": ("MessageChange", "Observation", "RecallFilter", "RecallState", "Store"),
+    ".memory.recall": ("RecallReason", "RecallResult", "Recalled", "SemanticRecall"),
+    ".memory.recall.indexing": ("IndexProgress",),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
     ".workflows": ("Workflow", "WorkflowContext", "workflow"),
@@ -122,6 +137,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOME_OF[name], __name__), name)
     globals()[name] = value
     return value
+
+
+# What needs an optional package is not in `__all__`: `from threadmark import *` works without it.
 
 
 def __dir__() -> list[str]:
@@ -143,9 +161,11 @@ __all__ = [
     "ErasureReceipt",
     "ErrorPart",
     "Event",
+    "Extractor",
     "FilePart",
     "GenerateTitle",
     "Hooks",
+    "IndexProgress",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",
@@ -153,20 +173,30 @@ __all__ = [
     "MessageChange",
     "MessagePage",
     "Model",
+    "ModelByInputTokens",
     "ModelError",
     "NotFoundError",
+    "Observation",
+    "ObservationSettings",
+    "ObservationalMemory",
     "Output",
     "OutputError",
     "OwnershipError",
     "PendingCall",
-    "PostgresStore",
     "ProcessorError",
     "ReasoningPart",
+    "RecallFilter",
+    "RecallReason",
+    "RecallResult",
+    "RecallState",
+    "Recalled",
+    "ReflectionSettings",
     "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
     "SchemaVersionError",
+    "SemanticRecall",
     "SkipTool",
     "Speaker",
     "StepChanges",

@@ -7,7 +7,17 @@ import json
 
 import pytest
 
-from threadmark import Agent, ConflictError, Memory, Message, RequestContext, Speaker, ToolPart, WorkingMemory
+from threadmark import (
+    Agent,
+    ConflictError,
+    Memory,
+    Message,
+    RequestContext,
+    Speaker,
+    ToolPart,
+    ValidationError,
+    WorkingMemory,
+)
 from threadmark.models.base import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
@@ -137,3 +147,64 @@ async def test_an_id_in_use_elsewhere_is_found_before_the_model_is_asked(stream:
                 await agent.generate(question, resource="ana", thread="t")
         assert model.requests == []
         assert (await memory.resource("ana").threads.list()).total == 1
+
+
+async def test_facts_that_the_agent_dropped_can_come_back() -> None:
+    """An update that loses most of what was known is a version like any other: the one before is there."""
+    async with Memory("sqlite://", working_memory=True) as memory:
+        mine = memory.resource("ana").working_memory
+        await mine.set("# Ana\n- likes tea\n- lives in Rome\n- has a dog")
+        model = ScriptedModel([ToolCall("update_working_memory", {"memory": "# Ana\n- new shoes"}), "Noted."])
+        result = await Agent("a", model=model, memory=memory).generate("hi", resource="ana", thread="t")
+        newest, before = await mine.history()
+        assert (newest.changed_by, newest.run_id) == ("agent", result.run_id)
+        await mine.revert(before.version)
+        assert "lives in Rome" in await mine.get()
+
+
+async def test_null_removes_a_field_through_the_tool() -> None:
+    """Optional or required, at the top or nested; other fields stay; a wrong value is told to the model."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "age": {"type": "integer"},
+            "home": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "street": {"type": "string"}},
+            },
+        },
+        "required": ["name", "age"],
+    }
+    async with Memory("sqlite://", working_memory=WorkingMemory(schema=schema)) as memory:
+        mine = memory.resource("ana").working_memory
+        await mine.set({"name": "Ana", "age": 30, "home": {"city": "Rome", "street": "Via Appia"}})
+        updates = [{"age": None, "home": {"street": None}}, {"age": "old"}, {"home": {"city": "Oslo"}}]
+        calls = [ToolCall("update_working_memory", {"memory": update}) for update in updates]
+        model = ScriptedModel([*calls, "Done."])
+        result = await Agent("a", model=model, memory=memory).generate("hi", resource="ana", thread="t")
+        assert [call.state for call in result.tool_calls] == ["result", "error", "result"]
+        assert await mine.get() == {"name": "Ana", "home": {"city": "Oslo"}}
+
+
+async def test_working_memory_of_nobody() -> None:
+    """It is kept for a resource: without one there is none to read or to write."""
+    async with Memory("sqlite://", working_memory=True) as memory:
+        with pytest.raises(ValidationError, match="resource"):
+            _ = memory.resource("").working_memory
+        agent = Agent("a", model=ScriptedModel(["x"]), memory=memory)
+        with pytest.raises(ValidationError, match="resource is missing"):
+            await agent.generate("hi", thread="t", working_memory=True)
+
+
+async def test_metadata_is_no_working_memory() -> None:
+    """A thread's metadata never seeds it, and writing metadata never takes back what was learned since."""
+    async with Memory("sqlite://", working_memory=True) as memory:
+        model = ScriptedModel([ToolCall("update_working_memory", {"memory": "# learned"}), "ok", "ok"])
+        agent = Agent("a", model=model, memory=memory)
+        thread = {"id": "t", "metadata": {"workingMemory": "# seeded", "working_memory": "# seeded"}}
+        await agent.generate("hi", resource="ana", thread=thread)
+        await memory.resource("ana").thread("t").update(metadata={"workingMemory": "# again"})
+        await agent.generate("hi", resource="ana", thread=thread)
+        assert await memory.resource("ana").working_memory.get() == "# learned"
+        assert "seeded" not in str(model.requests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,6 +306,32 @@ async def test_a_model_that_hangs_is_given_up() -> None:
         await ask(memory, answering(Gate()))
         await memory.settled(timeout=5)
         assert events[0].error == "ModelError: there was no title within 0.05 seconds"
+
+
+async def test_nothing_is_written_after_the_end(tmp_path: Path) -> None:
+    """Once `settled` is awaited, a failed title included, closing leaves nothing behind that writes."""
+    path = tmp_path / "m.db"
+    memory = Memory(f"sqlite:///{path}", generate_title=True)
+    await ask(memory, answering())
+    await ask(memory, answering(RuntimeError("down")), thread="other")
+    await memory.settled()
+    await memory.aclose()
+    before = path.read_bytes()
+    await asyncio.sleep(0.05)
+    assert path.read_bytes() == before
+    async with Memory(f"sqlite:///{path}") as again:
+        assert (await thread_of(again)).title == "A walk in Oslo"
+
+
+async def test_a_title_cut_off_by_the_end_of_the_loop_is_made_later(tmp_path: Path) -> None:
+    """A program that ends at once has no title yet, and no error; the next turn makes it."""
+    memory = Memory(f"sqlite:///{tmp_path / 'm.db'}", generate_title=True)
+    await asyncio.to_thread(lambda: asyncio.run(ask(memory, answering(Gate()))))
+    assert (await thread_of(memory)).title == ""
+    await ask(memory, answering())
+    await memory.settled()
+    assert (await thread_of(memory)).title == "A walk in Oslo"
+    await memory.aclose()
 
 
 # -- settings ----------------------------------------------------------------------------------------

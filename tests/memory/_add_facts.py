@@ -3,11 +3,12 @@
 import asyncio
 import sys
 
-from threadmark import Memory, Message
+from threadmark import Memory, Message, WorkingMemory
 
 
-async def main(path: str, number: str) -> None:
-    async with Memory(f"sqlite:///{path}", working_memory=True) as memory:
+async def main(path: str, number: str, kind: str) -> None:
+    settings = WorkingMemory(schema={"type": "object"}) if kind == "schema" else WorkingMemory()
+    async with Memory(f"sqlite:///{path}", working_memory=settings) as memory:
 
         async def talk(which: int) -> None:
             turn = await memory.open_turn(
@@ -16,8 +17,10 @@ async def main(path: str, number: str) -> None:
             await asyncio.sleep(0.2)
             seen = turn.prompt().messages[0].text
             known = [line for line in seen.splitlines() if line.startswith("-")]
-            text = "\n".join(["# Facts", *known, f"- fact {number}-{which}", ""])
-            await turn.tools()[0].run({"memory": text})
+            fact: object = "\n".join(["# Facts", *known, f"- fact {number}-{which}", ""])
+            if kind == "schema":
+                fact = {f"fact-{number}-{which}": which}
+            await turn.tools()[0].run({"memory": fact})
             await turn.commit(Message.assistant("ok"))
 
         await asyncio.gather(talk(1), talk(2))

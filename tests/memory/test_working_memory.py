@@ -306,18 +306,25 @@ class TestInATurn:
             kept = len(value) if kind == "schema" else value.count("- fact")
             assert kept == 8
 
-    async def test_four_processes(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", ["text", "schema"])
+    async def test_four_processes(self, tmp_path: Path, kind: str) -> None:
         """Two turns in each of four processes, each adding a fact: eight facts."""
-        async with make(tmp_path) as memory:
-            await memory.resource("ana").working_memory.set("# Facts\n")
+        settings = WorkingMemory(schema={"type": "object"}) if kind == "schema" else WorkingMemory()
+        async with make(tmp_path, settings) as memory:
+            await memory.resource("ana").working_memory.set({} if kind == "schema" else "# Facts\n")
         script = Path(__file__).with_name("_add_facts.py")
         running = [
-            await asyncio.create_subprocess_exec(sys.executable, script, str(tmp_path / "m.db"), str(number))
+            await asyncio.create_subprocess_exec(
+                sys.executable, script, str(tmp_path / "m.db"), str(number), kind
+            )
             for number in range(4)
         ]
         assert [await process.wait() for process in running] == [0] * 4
-        async with make(tmp_path) as memory:
+        async with make(tmp_path, settings) as memory:
             value = await memory.resource("ana").working_memory.get()
+            if kind == "schema":
+                assert value == {f"fact-{number}-{which}": which for number in range(4) for which in (1, 2)}
+                return
             assert sorted(value.splitlines()[1:]) == [
                 f"- fact {number}-{which}" for number in range(4) for which in (1, 2)
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 from .._errors import ModelError, ThreadmarkError
@@ -15,6 +16,13 @@ from .plan import TimeUpError
 from .state import RunState
 from .streaming import StreamedAnswer
 from .tools import ToolSet
+
+_OVERFLOW = re.compile(
+    r"context[ _](length|window)|maximum context|(prompt|input) is too long|too many (input )?tokens"
+    r"|exceeds? the (maximum|model's|limit)|reduce the length|request_too_large",
+    re.I,
+)
+"""How providers word that."""
 
 _ONE_REQUEST = Usage(requests=1)
 
@@ -46,7 +54,12 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
     if not state.begun:
         await begin(state)
     if response is None:
-        response = _counted(state, await _asked(state, request))
+        try:
+            response = _counted(state, await _asked(state, request))
+        except ModelError as error:
+            if not await _shrunk(state, error):
+                raise
+            return await ask(state)
     if state.output is not None:
         response = state.output.as_text(response)
     told = state.answer is not None
@@ -55,6 +68,29 @@ async def ask(state: RunState) -> tuple[ModelResponse, bool]:
             response = replace(response, parts=tuple(await guards.output_parts(response.parts)))
         response = replace(response, parts=tuple([part for part in response.parts if not _is_empty(part)]))
     return response, told
+
+
+async def _shrunk(state: RunState, error: ModelError) -> bool:
+    """Whether the prompt was refused as too long, and memory made it smaller: once in a run."""
+    told = state.answer is not None and state.answer.begun
+    if state.shrunk or told or state.turn is None or not is_overflow(error):
+        return False
+    state.shrunk = True
+    answer = state.message() if state.parts else None
+    if not await state.turn.shrink(state.plan.model, answer):
+        return False
+    same = state.instructions is state.prompt.instructions
+    state.prompt = state.plan.prompt(state.input)
+    if same:
+        state.instructions = state.prompt.instructions
+    if state.step == 1:
+        state.report = state.prompt.report
+    return True
+
+
+def is_overflow(error: ModelError) -> bool:
+    """Whether a provider said that the prompt is longer than the model can read."""
+    return error.status in (None, 400, 413, 422) and _OVERFLOW.search(str(error)) is not None
 
 
 async def _asked(state: RunState, request: ModelRequest) -> ModelResponse:

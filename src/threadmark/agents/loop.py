@@ -133,6 +133,9 @@ async def _steps(state: RunState) -> None:
         state.feedback = []
         if guards is not None:
             guards.facts.step, guards.facts.retries = state.step, 0
+        turn = state.turn
+        if state.step > 1 and turn is not None and await turn.refresh(plan.model, state.message()):
+            state.prompt = plan.prompt(state.input)
         await prepare(state)
         if guards is not None:
             guards.facts.model = state.model.name

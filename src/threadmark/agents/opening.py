@@ -20,13 +20,19 @@ async def accept(state: RunState) -> None:
             if turn is not None:
                 turn.take_input(made)
                 state.input = turn.input
-    await _make_prompt(state)
+    if turn is not None:
+        await turn.prepare(state.plan.model.name)
+        if await turn.refresh(state.plan.model):
+            state.input = turn.input
+    _make_prompt(state)
 
 
 async def reopen(state: RunState) -> None:
     """Go on with a paused run: its input was accepted long ago, and its prompt is made anew."""
     state.accepted = state.begun = True
-    await _make_prompt(state)
+    if state.turn is not None:
+        await state.turn.prepare(state.plan.model.name)
+    _make_prompt(state)
     state.seen = (*state.prompt.messages, state.message())
     start_heartbeat(state)
 
@@ -40,14 +46,13 @@ async def go_on(state: RunState) -> None:
     if turn is None or not turn.talked_on or state.earlier:
         return
     turn.settle_asked(state.message())
+    await turn.prepare(state.plan.model.name)
     state.earlier = (state.message(),)
     state.message_id, state.parts, state.metadata = new_id(), [], {}
-    await _make_prompt(state)
+    _make_prompt(state)
 
 
-async def _make_prompt(state: RunState) -> None:
-    if state.turn is not None:
-        await state.turn.prepare(state.plan.model.name)
+def _make_prompt(state: RunState) -> None:
     state.prompt = state.plan.prompt(state.input)
     state.report = state.prompt.report
 

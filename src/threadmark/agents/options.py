@@ -11,7 +11,8 @@ from .._ids import check_count, check_id, check_metadata, new_id
 from .._types import Json, Message, Run, Speaker, Thread
 from ..memory.options import MemoryOptions, MemorySettings
 from ..memory.runs import OpenRuns
-from ..memory.turn import ThreadSpec, Turn
+from ..memory.thread_spec import ThreadSpec
+from ..memory.turn import Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
 from .hooks import Hooks, check_hooks

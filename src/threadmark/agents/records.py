@@ -9,7 +9,7 @@ from .._errors import ValidationError
 from .._ids import check_metadata
 from .._types import Json, Run, Speaker
 from ..memory.options import MemorySettings
-from ..memory.turn import ThreadSpec
+from ..memory.thread_spec import ThreadSpec
 from .hooks import check_hooks
 from .options import Call, TurnSource, check_processors, check_rule, check_seconds
 from .output import Output

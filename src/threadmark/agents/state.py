@@ -65,6 +65,7 @@ class RunState:
         "resumed",
         "seen",
         "settings",
+        "shrunk",
         "step",
         "told",
         "tools",
@@ -107,6 +108,7 @@ class RunState:
         self.parts: list[Part] = []
         self.answer: StreamedAnswer | None = None  # of the model call under way
         self.usage = Usage()
+        self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None

@@ -142,3 +142,74 @@ def context(
             db=db,
             as_json=as_json,
         )
+
+
+@app.command(short_help="Show what was noted of a conversation, and from what.")
+def observations(
+    thread: Annotated[str, typer.Argument(metavar="THREAD", help="The conversation's id.")],
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Whose it is, if several users have one of this id."),
+    ] = None,
+    view: Annotated[
+        str,
+        typer.Option(
+            "--view",
+            metavar="VIEW",
+            help="`live` (all that holds, default), `current` (what a model sees) or `all` (also what was "
+            "replaced or undone).",
+        ),
+    ] = "live",
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Also show the messages that each line comes from.")
+    ] = False,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was noted of a conversation: each line with its number, and the messages it comes from."""
+    from ._observations import show_observations
+
+    with reported():
+        show_observations(thread=thread, user=user, view=view, sources=sources, db=db, as_json=as_json)
+
+
+@app.command(short_help="Find what was said, and say why.")
+def recall(
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERY", help="What to look for, in any words.", show_default=False),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="In whose messages. Needed where there are several."),
+    ] = None,
+    thread: Annotated[
+        str | None, typer.Option("--thread", metavar="ID", help="In this conversation only.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top", metavar="N", help="Most messages to find.")] = 4,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help="`auto`, `lexical`, `vector` or `hybrid`.")
+    ] = "auto",
+    status: Annotated[
+        bool, typer.Option("--status", help="Show how far the index is, instead of searching.")
+    ] = False,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Find what was said, and say why: each hit with its score, the score's parts, and its neighbours.
+
+    The first search in a database indexes what it holds.
+    """
+    from ._recall import run
+
+    with reported():
+        run(
+            query=query,
+            user=user,
+            thread=thread,
+            top_k=top_k,
+            mode=mode,
+            db=db,
+            status=status,
+            as_json=as_json,
+        )

@@ -10,6 +10,8 @@ from .._errors import ConfigurationError
 from .._ids import check_count
 
 if TYPE_CHECKING:
+    from .observe.settings import ObservationalMemory
+    from .recall import SemanticRecall
     from .titles import GenerateTitle
     from .working import WorkingMemory
 
@@ -25,6 +27,8 @@ _HINTS = {
     "readOnly": "read_only",
     "workingMemory": "working_memory",
     "generateTitle": "generate_title",
+    "semanticRecall": "semantic_recall",
+    "embedderOptions": "embedder=ProviderEmbedder(name, settings=...)",
     "options": "the options themselves, as keyword arguments",
 }
 
@@ -43,8 +47,13 @@ class MemoryOptions(TypedDict, total=False):
         three tenths, history gets what is left and loses its oldest messages first. Instructions and the
         new message are never dropped. The result's `context` names what was.
     working_memory: `True`, or `WorkingMemory(...)` with its settings; default false.
+    semantic_recall: `True`, or `SemanticRecall(...)` with its settings: what the owner's messages say about
+        the question comes along with it, and the agent can search; default false.
     generate_title: `True`, or `GenerateTitle(...)` with its settings: an untitled thread is named by a model,
         in the background, after a turn that finished; default false. A title that somebody set stays.
+    observational_memory: `True`, or `ObservationalMemory(...)` with its settings: a log of notes, made by a
+        model in the background, takes the place of old messages; default false. The model then sees all
+        messages that the log does not cover, and `last_messages` is not used (but for 0).
     read_only: The turn reads memory and writes nothing, not even the thread; default false.
     save_user_first: Store the user's message before the model is called, and each finished step as it comes,
         so that they survive the death of the process; default false: the whole turn is one transaction, and
@@ -56,7 +65,9 @@ class MemoryOptions(TypedDict, total=False):
     history_slack: int | None
     max_context_tokens: int | None
     working_memory: bool | WorkingMemory
+    semantic_recall: bool | SemanticRecall
     generate_title: bool | GenerateTitle
+    observational_memory: bool | ObservationalMemory
     read_only: bool
     save_user_first: bool
 
@@ -70,7 +81,9 @@ class MemorySettings:
     history_slack: int | None = None
     max_context_tokens: int | None = None
     working_memory: WorkingMemory | None = None
+    semantic_recall: SemanticRecall | None = None
     generate_title: GenerateTitle | None = None
+    observational_memory: ObservationalMemory | None = None
     read_only: bool = False
     save_user_first: bool = False
 
@@ -108,8 +121,12 @@ class MemorySettings:
                 raise ConfigurationError(f"{name} must be True or False, not {checked[name]!r}")
         if "working_memory" in checked:
             checked["working_memory"] = self._working_memory(checked["working_memory"])
+        if "semantic_recall" in checked:
+            checked["semantic_recall"] = self._semantic_recall(checked["semantic_recall"])
         if "generate_title" in checked:
             checked["generate_title"] = self._generate_title(checked["generate_title"])
+        if "observational_memory" in checked:
+            checked["observational_memory"] = self._observational(checked["observational_memory"])
         return replace(self, **checked)
 
     def _working_memory(self, value: object) -> WorkingMemory | None:
@@ -123,6 +140,33 @@ class MemorySettings:
             return value
         raise ConfigurationError(
             f"working_memory must be True, False or WorkingMemory(...), not {type(value).__name__}"
+        )
+
+    def _semantic_recall(self, value: object) -> SemanticRecall | None:
+        from .recall import SemanticRecall
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.semantic_recall or SemanticRecall()
+        if isinstance(value, SemanticRecall):
+            return value
+        raise ConfigurationError(
+            f"semantic_recall must be True, False or SemanticRecall(...), not {type(value).__name__}"
+        )
+
+    def _observational(self, value: object) -> ObservationalMemory | None:
+        from .observe.settings import ObservationalMemory
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.observational_memory or ObservationalMemory()
+        if isinstance(value, ObservationalMemory):
+            return value
+        raise ConfigurationError(
+            f"observational_memory must be True, False or ObservationalMemory(...), "
+            f"not {type(value).__name__}"
         )
 
     def _generate_title(self, value: object) -> GenerateTitle | None:

@@ -12,13 +12,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from .._errors import ConflictError, ValidationError
+from .._errors import ConflictError
 from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
-    MessageQuery,
     RunWrite,
     Store,
-    TurnQuery,
     TurnReceipt,
     TurnState,
     TurnWrite,
@@ -28,14 +26,19 @@ from .context import Layers, Prompt, build_prompt
 from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
-from .runs import LEASE, end_lapsed, has_lapsed, paused_message
-from .thread_spec import ThreadSpec as ThreadSpec
+from .runs import LEASE
+from .thread_spec import ThreadSpec
 from .tools import MemoryTool
-from .turn_input import claim_of, may_retry, move_window, new_messages, without_context
+from .turn_input import (
+    without_context,
+)
 
 if TYPE_CHECKING:
     from ..models.base import Model
     from .background import Background
+    from .observe.view import ObservedThread
+    from .recall.recaller import Recaller
+    from .recall.turn import TurnRecall
     from .titles import TitleOutcome
     from .working.draft import Draft
 
@@ -75,11 +78,16 @@ class Turn:
         background: Background,
         paused: Run | None = None,
         asked: Message | None = None,
+        observed: ObservedThread | None = None,
         counters: Counters,
+        recall: TurnRecall | None = None,
+        recaller: Recaller | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._background = background
+        self._recall = recall
+        self._recaller = recaller
         self._spec = spec
         self._started = clock() if paused is None else paused.started_at
         self._version = version
@@ -91,6 +99,7 @@ class Turn:
         self._state = state
         self._moved = moved
         self._window: Window | None = None
+        self._observed = observed
         self._counters = counters
         self._counts = TurnCounts(counters, state.window.counted)
         self._draft: Draft | None = None
@@ -129,12 +138,32 @@ class Turn:
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
+        return (*self._working_tools(), *self._recall_tools(), *self._observation_tools())
+
+    def _working_tools(self) -> tuple[MemoryTool, ...]:
         working = self.settings.working_memory
         if working is None or self._draft is None or not self._may_note:
             return ()
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
+
+    def _recall_tools(self) -> tuple[MemoryTool, ...]:
+        if self._recaller is None or self._recall is None or not self._recall.settings.tool:
+            return ()
+        from .recall.tool import recall_tool
+
+        return (recall_tool(self._recaller, self.resource_id, self._recall),)
+
+    def _observation_tools(self) -> tuple[MemoryTool, ...]:
+        observing = self.settings.observational_memory
+        if observing is None or observing.recall is None or self._observed is None:
+            return ()
+        from .observe.sources import source_tool
+
+        return (
+            source_tool(self._store, self.resource_id, self.thread_id, observing.recall, observing.timezone),
+        )
 
     @property
     def _may_note(self) -> bool:
@@ -171,12 +200,15 @@ class Turn:
             memory=memory,
             memory_version=version,
             history=self.history,
+            recall=self._recall,
             context=context,
             input=self.input,
             window=self._state.window,
             moved=self._moved,
             max_tokens=budget,
             tools=tools,
+            observed=self._observed,
+            now=self._started,
             counting=counting,
             counted=self._counts.known(),
         )
@@ -186,9 +218,39 @@ class Turn:
             memory, now = self._shown_memory(fresh=True)
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
+        if self._observed is not None:
+            self._observed.check(prompt)
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    async def refresh(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
+
+        `answer` is the turn's answer so far, before a further step. Waits for a model's observing for
+        `ObservationalMemory.deadline` seconds at most. Without observational memory it does nothing.
+        """
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.before_step(self.input, model, answer)
+        return self._look_again() or changed
+
+    async def shrink(self, model: Model | None = None, answer: Message | None = None) -> bool:
+        """Make the prompt smaller after a provider refused it as too long. Whether it got so."""
+        if self._observed is None or not self.writes:
+            return False
+        changed = await self._observed.after_refusal(self.input, model, answer)
+        return self._look_again() or changed
+
+    def _look_again(self) -> bool:
+        """Show what observations do not cover. Whether that is not what was shown before."""
+        assert self._observed is not None
+        history, moved = self._observed.history, tuple(self._observed.moved)
+        if (history, moved) == (self.history, self._moved):
+            return False
+        self.history, self._moved = history, moved
+        self.input = self._with_memory_update(tuple([without_context(message) for message in self.input]))
+        return True
 
     def learn(self, usage: Usage) -> None:
         """Correct later counts by what the provider reported for one call with exactly the last `prompt`."""
@@ -238,6 +300,10 @@ class Turn:
             from .working.tool import instructions
 
             texts.append(instructions(self.settings.working_memory, writable=self._may_note))
+        if self._recall is not None:
+            from .recall.turn import instructions as about_recall
+
+            texts.append(about_recall(self._recall.settings))
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
@@ -362,8 +428,12 @@ class Turn:
 
         async def store() -> TurnReceipt:
             receipt = await self._commit(messages, status, finish_reason, usage, error)
+            if self._recaller is not None:
+                self._recaller.indexer.wake()
             if status == "finished" and self.settings.generate_title is not None:
                 self._name(receipt.thread, message, model, request_context)
+            if self._observed is not None:
+                self._observed.follow(receipt.messages, model)
             return receipt
 
         return await asyncio.shield(asyncio.ensure_future(store()))
@@ -439,6 +509,10 @@ class Turn:
             expires_at = now + timedelta(seconds=LEASE)
         if self._claimed:
             state = {"input": self._claim, **(state or {})}
+        if self._recall is not None and status != "suspended":
+            from .recall.tool import without_quotes
+
+            messages = [without_quotes(message) for message in messages]
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(
@@ -471,119 +545,3 @@ class Turn:
         )
         self._version += 1
         return receipt
-
-
-async def open_turn(
-    store: Store,
-    clock: Callable[[], datetime],
-    *,
-    resource: str,
-    thread: ThreadSpec,
-    input: Sequence[Message],
-    settings: MemorySettings,
-    agent: str,
-    run_id: str,
-    background: Background,
-    paused: Run | None = None,
-    counters: Counters,
-) -> Turn:
-    """Read what the turn needs, in one transaction.
-
-    With `paused`, the turn goes on with that run; it has no input of its own.
-
-    The input is compared with what is stored: a client that replays the whole conversation adds only
-    what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
-    when a run of this `run_id` is under way, or was made for other input, and when a message that is new
-    here has an id that another thread of the owner uses.
-    """
-    for message in input:
-        if message.thread_id is not None and message.thread_id != thread.id:
-            raise ValidationError(f"message {message.id!r} belongs to another thread than this turn")
-    state = await store.read_turn(
-        resource,
-        TurnQuery(
-            thread_id=thread.id,
-            last=settings.last_messages,
-            slack=settings.slack,
-            working_memory=None if settings.working_memory is None else settings.working_memory.scope,
-            known_ids=tuple(message.id for message in input),
-            run_id=run_id,
-        ),
-    )
-    answer: tuple[Message, ...] = ()
-    run, claim = state.run, claim_of(input)
-    if run is not None and has_lapsed(run, clock()):
-        run = await end_lapsed(store, clock, resource, run)
-    stopped: Message | None = None
-    if paused is not None:
-        if run is None or run.version != paused.version:
-            raise ConflictError(f"run {run_id!r} was changed by somebody else")
-        run, claim = None, (paused.state or {}).get("input", "")
-        stopped = await paused_message(store, resource, paused)
-        state = replace(state, history=tuple([m for m in state.history if m.id != stopped.id]))
-    if run is not None:
-        if run.thread_id != thread.id or run.status in ("running", "suspended"):
-            raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
-        if run.state is not None and run.state.get("input") != claim:
-            raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
-        answer = await _messages_of(store, resource, run)
-    started = state.thread is not None and state.thread.message_count > 0
-    here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
-    new, again = new_messages([without_context(message) for message in input], here, started)
-    if settings.writes:
-        for message in new:
-            if message.id in state.known and message.id not in here:
-                raise ConflictError(
-                    f"message id {message.id!r} is in use in another of the owner's threads; "
-                    "leave the id out to send the message as a new one"
-                )
-    history, moved = move_window(state.history, settings.last_messages, settings.slack)
-    if again is not None and again.seq is not None:
-        history, moved = (
-            await _before(store, resource, again, settings),
-            ("another answer to an earlier message",),
-        )
-    retried = run if run is not None and may_retry(run, answer) else None
-    if retried is not None and (asked := tuple(m for m in answer if m.role == "user")):
-        # The question is stored already: it is asked again, and the failed attempt is no answer.
-        new, again = asked, asked[0]
-        history = await _before(store, resource, again, settings)
-    return Turn(
-        store,
-        clock,
-        claim=claim,
-        version=retried.version if retried is not None else 0 if paused is None else paused.version,
-        resource=resource,
-        spec=thread,
-        settings=settings,
-        agent=agent,
-        run_id=run_id,
-        thread=state.thread,
-        history=history,
-        input=new,
-        state=state,
-        moved=moved,
-        again=again is not None,
-        finished=None if retried is not None else run,
-        answer=answer,
-        background=background,
-        paused=paused,
-        asked=stopped,
-        counters=counters,
-    )
-
-
-async def _before(
-    store: Store, resource: str, message: Message, settings: MemorySettings
-) -> tuple[Message, ...]:
-    """What stood before a message that is asked again: as many as a window begins with."""
-    if settings.last_messages == 0:
-        return ()
-    before = (message.seq or 1) - 1 if settings.last_messages is None else settings.last_messages
-    found = await store.get_messages(resource, [message.id], thread_id=message.thread_id, before=before)
-    return tuple(earlier for earlier in found if earlier.id != message.id)
-
-
-async def _messages_of(store: Store, resource: str, run: Run) -> tuple[Message, ...]:
-    page = await store.list_messages(resource, MessageQuery(thread_id=run.thread_id, run_id=run.id))
-    return page.messages

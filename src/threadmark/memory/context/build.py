@@ -3,24 +3,37 @@
 Every layer of memory contributes; this module alone decides the order, the budget and the report:
 
     instructions     the agent's, then memory's about itself, then the call's system text; tools
+    observations     what was noted of messages that are not shown any more, in segments that only grow
     working memory   as it was when the window began, fenced, in a user message
     history          the window of stored messages; a change of working memory stands before the question
                      that first came after it
     ---              so far the prompt is stable: the thread's next prompt begins with it
-    recalled, call context, and the new input, which is never dropped
+    recalled         what other messages say about the question, fenced, in a user message
+    what the log says of the present, call context, and the new input, which is never dropped
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ..._types import Message, TextPart
 from ...stores.base import Window
 from ..counting import Counting
+from .recalled import recalled_blocks, recalled_message, reserved
 from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
 from .stability import fingerprint
+
+if TYPE_CHECKING:
+    from ..observe.view import ObservedThread, Shown
+    from ..recall.render import RecalledBlock
+    from ..recall.turn import TurnRecall
+
+OBSERVATIONS_SHARE = 0.5
+"""Most of the budget that observations may take."""
 
 MEMORY_SHARE = 0.3
 """Most of the budget that working memory may take."""
@@ -46,7 +59,7 @@ class Layers:
     memory: str = ""
     memory_version: int = 0
     history: Sequence[Message] = ()
-    recalled: Sequence[Message] = ()
+    recall: TurnRecall | None = None
     context: Sequence[Message] = ()
     input: Sequence[Message] = ()
     window: Window | None = None
@@ -55,6 +68,9 @@ class Layers:
     tools: str = ""
     counted: int | None = None
     counting: Counting = field(default_factory=Counting)
+    observed: ObservedThread | None = None
+    now: datetime | None = None
+    """When the turn began; needed with `observed`."""
 
 
 def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
@@ -64,33 +80,47 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         text for text in (layers.instructions, layers.memory_instructions, layers.system) if text
     )
     moved = list(layers.moved)
+    markers = _markers(layers)
     tail = [
         (message, shown, count.message(shown) if shown else 0)
         for message in (*layers.context, *layers.input)
-        for shown in (present(message, past=False),)
+        for shown in (_marked(present(message, past=False), markers),)
     ]
     memory = layers.memory
-    shown = [(stored, message) for stored in layers.history if (message := present(stored, past=True))]
+    shown = [
+        (stored, message)
+        for stored in layers.history
+        if (message := _marked(present(stored, past=True), markers))
+    ]
     last = "" if layers.window is None else layers.window.fingerprint
     dropped: list[Message] = []
     room: int | None = None
+    kept = 0
+    log = _observations(layers, None) if layers.max_tokens is None else None
     if layers.max_tokens is not None:
         fixed = count.text(instructions) + count.text(layers.tools) + sum(size for _, _, size in tail)
         room = max(0, int(layers.max_tokens / count.scale) - fixed)
         memory, cut = _fit_memory(memory, int(room * MEMORY_SHARE), count.text)
         if cut:
             moved.append("budget: working memory was shortened")
-        room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
+        if (log := _observations(layers, int(room * OBSERVATIONS_SHARE))) is not None:
+            if log.left_out:
+                moved.append(f"budget: {len(log.left_out)} observations were left out")
+            room -= sum([count.text(text) for text in (*log.log.segments, log.log.tail)])
+        room -= count.text(memory)
+        kept = reserved(layers.recall, room)
     head = () if not memory else (_memory_message(memory),)
+    if log is not None:
+        head = (*_segments(log), *head)
     stable = (*head, *(message for _, message in shown))
     mark, same = fingerprint(instructions, stable, last)
     if same is None or layers.counted is None:
         history = sum(count.message(message) for _, message in shown)
     else:  # what stood there in the turn before was counted then
         history = layers.counted + sum(count.message(message) for message in stable[max(same, len(head)) :])
-    if room is not None and history > room:
+    if room is not None and history > room - kept:
         sizes = [count.message(message) for _, message in shown]
-        first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+        first = _first_that_fits(sizes, int((room - kept) * KEEP_AFTER_CUT))
         # Some providers refuse a conversation that begins with an answer.
         while first < len(shown) and shown[first][1].role != "user":
             first += 1
@@ -101,16 +131,20 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         mark, same = fingerprint(instructions, stable, last)
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
-    blocks = _blocks(layers, memory, [stored.id for stored, _ in shown], history, tail)
+    now = () if log is None or not log.log.tail else (_text_message("observations-now", log.log.tail),)
+    ids = [stored.id for stored, _ in shown]
+    recalled = recalled_blocks(layers.recall, set(ids), None if room is None else room - history, count.text)
+    blocks = _blocks(layers, log, memory, ids, history, recalled, tail)
     report = ContextReport(
         blocks=tuple(
             [replace(block, tokens=count.scaled(block.tokens)) for block in blocks]
             if count.scale != 1
             else blocks
         ),
-        dropped=tuple(message.id for message in dropped),
+        dropped=(*_trimmed(layers), *(m.id for m in dropped), *(() if log is None else log.left_out)),
         breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
+        degraded=() if layers.recall is None or not layers.recall.degraded else (layers.recall.degraded,),
         counter=count.by,
         scale=count.scale,
     )
@@ -118,7 +152,12 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     return (
         Prompt(
             instructions=instructions,
-            messages=(*stable, *layers.recalled, *(message for _, message, _ in tail if message)),
+            messages=(
+                *stable,
+                *recalled_message(recalled),
+                *now,
+                *(message for _, message, _ in tail if message),
+            ),
             report=report,
             stable=len(stable),
             counted=sum(block.tokens for block in blocks),
@@ -165,9 +204,11 @@ def _fit_memory(text: str, room: int, count: Callable[[str], int]) -> tuple[str,
 
 def _blocks(
     layers: Layers,
+    log: Shown | None,
     memory: str,
     history: Sequence[str],
     history_tokens: int,
+    recalled: Sequence[RecalledBlock],
     tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
     """The blocks, with tokens as they were counted, uncorrected."""
@@ -187,6 +228,13 @@ def _blocks(
     text_block("instructions", layers.memory_instructions, "how memory works, for the model")
     text_block("system", layers.system, "system text of this call")
     text_block("tools", layers.tools, "what the model is told of its tools")
+    if log is not None:
+        for text, ids in zip(log.log.segments, log.log.ids, strict=True):
+            tokens = count.text(text)
+            why = f"{len(ids)} observations"
+            blocks.append(
+                Block(kind="observations", tokens=tokens, sources=ids, why=why, stable=True, text=text)
+            )
     text_block("working_memory", memory, f"working memory, version {layers.memory_version}")
     message_block(
         "history",
@@ -195,12 +243,21 @@ def _blocks(
         f"the newest {len(history)} messages of the thread",
         stable=True,
     )
-    message_block(
-        "recalled",
-        [message.id for message in layers.recalled],
-        sum(count.message(message) for message in layers.recalled),
-        "recalled for this question",
-    )
+    blocks += [
+        Block(
+            kind="recalled",
+            tokens=count.text(block.text),
+            sources=block.sources,
+            why=block.why,
+            text=block.text,
+            scores=block.scores,
+        )
+        for block in recalled
+    ]
+    if log is not None and log.log.tail:
+        tokens = count.text(log.log.tail)
+        why = "what the observations say of the present"
+        blocks.append(Block(kind="now", tokens=tokens, why=why, text=log.log.tail))
     called = len(layers.context)
     for kind, part, why in (
         ("context", tail[:called], "context of this call, not stored"),
@@ -217,4 +274,40 @@ def _blocks(
 
 
 def _memory_message(block: str) -> Message:
-    return Message(role="user", id="working-memory", parts=[TextPart(block)])
+    return _text_message("working-memory", block)
+
+
+def _text_message(id: str, text: str) -> Message:
+    return Message(role="user", id=id, parts=[TextPart(text)])
+
+
+# -- observations ------------------------------------------------------------------------------------
+
+
+def _observations(layers: Layers, room: int | None) -> Shown | None:
+    """What the prompt says of the log, in `room` tokens if given."""
+    if layers.observed is None or layers.now is None:
+        return None
+    return layers.observed.shown(layers.now, room)
+
+
+def _segments(log: Shown) -> Iterator[Message]:
+    for number, text in enumerate(log.log.segments, start=1):
+        yield _text_message(f"observations-{number}", text)
+
+
+def _trimmed(layers: Layers) -> tuple[str, ...]:
+    return () if layers.observed is None else tuple(layers.observed.trimmed)
+
+
+def _markers(layers: Layers) -> Mapping[str, str]:
+    if layers.observed is None or layers.now is None:
+        return {}
+    return layers.observed.markers((*layers.history, *layers.input), layers.now)
+
+
+def _marked(message: Message | None, markers: Mapping[str, str]) -> Message | None:
+    """`message` with what says how long a pause was before it."""
+    if message is None or message.id not in markers:
+        return message
+    return message.replace(parts=[TextPart(f"{markers[message.id]}\n\n"), *message.parts])

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..._types import Message
 
 BlockKind: TypeAlias = Literal[
-    "instructions", "system", "tools", "working_memory", "history", "recalled", "context", "input"
+    "instructions",
+    "system",
+    "tools",
+    "observations",
+    "working_memory",
+    "history",
+    "recalled",
+    "now",
+    "context",
+    "input",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One piece of what the model saw: its kind, estimated tokens, source messages, and why it is there.
+    """One piece of what the model saw: its kind, estimated tokens, sources, and why it is there.
+
+    Sources are ids of messages; those of a block of "observations" are the short ids of its rows.
 
     A stable block stands unchanged at the same place in the thread's next prompt.
     """
@@ -26,6 +38,8 @@ class Block:
     stable: bool = False
     text: str = ""
     """The block as the model sees it; empty for messages, which `sources` names."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of a recalled block: the score of each hit by its id. Sources without one are neighbours of hits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +51,15 @@ class ContextReport:
     means that a provider's prefix cache still holds. `counter` names what counted the tokens: a family of
     tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
     multiplied, as learned from the figures that the provider reported.
+    `degraded` says what memory could not do for this turn, such as recall while its embedder is down: the
+    turn went on without.
     """
 
     blocks: tuple[Block, ...] = ()
     dropped: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     budget: int | None = None
+    degraded: tuple[str, ...] = ()
     counter: str = ""
     scale: float = 1.0
 

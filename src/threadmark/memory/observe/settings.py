@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...models import ModelLike
+    from ._types import Observer, Reflector
 
     ModelChoice: TypeAlias = ModelLike | "ModelByInputTokens"
     """One model, or one for each size of input."""
@@ -261,6 +262,8 @@ class ObservationalMemory:
         timezone: The IANA name of the zone in which times are shown; default "UTC".
         redact: Called with each text before an observer sees it and with each line that it gave; what it
             returns takes its place. Default none.
+        observer, reflector: Your own, instead of a model's: objects with the methods of
+            `memory.observe._types.Observer` and `Reflector`. Default none.
         on_failure: When memory could not be made: "warn" (default) goes on without, and tells it in events
             and in the context report; "skip" tells it in the report only; "raise" fails the turn.
         deadline: Most seconds that a turn waits for memory in all; default 2.
@@ -283,6 +286,8 @@ class ObservationalMemory:
     hooks: Hooks = field(default_factory=Hooks)
     timezone: str = "UTC"
     redact: Callable[[str], str] | None = None
+    observer: Observer | None = None
+    reflector: Reflector | None = None
     on_failure: Literal["raise", "warn", "skip"] = "warn"
     deadline: float = 2.0
     job_deadline: float = 120.0

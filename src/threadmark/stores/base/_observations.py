@@ -203,13 +203,15 @@ class ObservationState:
 
     `rows` are the live rows that no visible summary stands for, in order of `place`, those not yet visible
     included. `raw` are the messages that are not covered, oldest first, at most `LogQuery.limit` of the
-    newest; `omitted` counts uncovered messages beyond it. `profile` are rows of the owner's other threads.
+    newest; `omitted` counts uncovered messages beyond it. `ends` are the values that `visible_seq` can be
+    moved to, in order: ends of ranges observed together. `profile` are rows of the owner's other threads.
     """
 
     log: ObservationLog
     rows: tuple[Observation, ...] = ()
     raw: tuple[Message, ...] = ()
     omitted: int = 0
+    ends: tuple[int, ...] = ()
     profile: tuple[Observation, ...] = ()
 
 
@@ -343,7 +345,7 @@ class ObservationCommit:
     rows: tuple[NewObservation, ...] = ()
     covered: tuple[Covered, ...] = ()
     repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids of live rows, each with the messages that said it once more; they are added to its sources."""
+    """Ids of live rows of an observer, each with the messages that said it once more: sources to add."""
     activate: bool = False
     hints: Hints | None = None
     extracted: Mapping[str, Json] = field(default_factory=dict)
@@ -371,6 +373,8 @@ class JobFailure:
     error: str
     retry_at: datetime | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+    counts: bool = True
+    """Whether it counts as a failure of the role; not if it was only given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

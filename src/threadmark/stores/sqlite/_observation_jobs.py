@@ -145,9 +145,13 @@ def fail(db: Connection, owner: str, failure: JobFailure) -> bool:
         ),
     )
     db.execute(
-        f"UPDATE observation_logs SET {role}_failures = {role}_failures + 1, {role}_retry_at = ? "
+        f"UPDATE observation_logs SET {role}_failures = {role}_failures + ?, {role}_retry_at = ? "
         "WHERE thread_number = ?",
-        (None if failure.retry_at is None else time_to_text(failure.retry_at), thread[0]),
+        (
+            int(failure.counts),
+            None if failure.retry_at is None else time_to_text(failure.retry_at),
+            thread[0],
+        ),
     )
     return True
 

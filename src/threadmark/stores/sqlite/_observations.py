@@ -89,8 +89,22 @@ def read(db: Connection, owner: str, query: LogQuery) -> ObservationState:
         rows=tuple(to_values(db, rows, {number: log.visible_seq})),
         raw=tuple([message_from_row(row) for row in raw]),
         omitted=omitted,
+        ends=_ends(db, number, log),
         profile=profile,
     )
+
+
+def _ends(db: Connection, number: int, log: ObservationLog) -> tuple[int, ...]:
+    if log.observed_seq == log.visible_seq:
+        return ()
+    rows = db.execute(
+        "SELECT DISTINCT to_seq FROM observations AS o WHERE thread_number = ?1 AND to_seq > ?2 "
+        "AND to_seq < ?3 AND made_by = 'observer' AND NOT EXISTS (SELECT 1 FROM observations AS p "
+        "WHERE p.thread_number = ?1 AND p.to_seq > o.to_seq AND p.from_seq <= o.to_seq "
+        "AND p.made_by = 'observer') ORDER BY to_seq",
+        (number, log.visible_seq, log.observed_seq),
+    )
+    return (*(row[0] for row in rows), log.observed_seq)
 
 
 def _uncovered(db: Connection, number: int, log: ObservationLog, query: LogQuery) -> tuple[list[Row], int]:

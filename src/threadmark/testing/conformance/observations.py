@@ -39,6 +39,9 @@ from ._observing import (
 )
 from ._registry import behaviour
 
+SEEDS = 10
+"""How many random interleavings each store is put through; SQLite's own tests try thousands."""
+
 
 @behaviour("observations: a thread without any has all its messages raw", needs="observations")
 async def nothing_yet(h: Harness) -> None:
@@ -91,7 +94,9 @@ async def buffered(h: Harness) -> None:
 async def together(h: Harness) -> None:
     store = await with_messages(h)
     await observe(store, h, 1, 2, [row("a", "m1", "m2")])
-    await observe(store, h, 3, 6, [row("b", "m3", "m4", "m5", "m6")])
+    await observe(store, h, 3, 5, [row("b", "m3", "m4", "m5")])
+    await observe(store, h, 6, 6, [row("c", "m6")])
+    same((2, 5, 6), (await state(store, h)).ends, "what can be activated")
     await refuses(
         ValidationError,
         store.activate_observations("ann", Activation(thread_id="t1", to_seq=4, now=h.clock())),
@@ -523,3 +528,12 @@ async def titled(h: Harness) -> None:
     await observe(store, h, 2, 2, [row("b", "m2")], title="Counting on")
     thread = await store.get_thread("ann", "t1")
     same("Mine", thread and thread.title, "the user's stays")
+
+
+@behaviour("observations: whatever overlaps, no message is lost or hidden", needs="observations")
+async def interleaved(h: Harness) -> None:
+    from ._interleaving import Interleaving
+
+    store = await h.fresh()
+    for seed in range(SEEDS):
+        await Interleaving(store, f"owner {seed}", seed).run()
