@@ -43,7 +43,9 @@ class Life:
 
     def message(self) -> Message:
         speaker = self.choose.choice([None, Speaker(id="s1", name="Zoe"), Speaker(id="s2")])
-        more: dict[str, Any] = {"id": f"m{self.choose.randint(1, 60)}"} if self.choose.random() < 0.5 else {}
+        more: dict[str, Any] = {}
+        if self.choose.random() < 0.05:
+            more["id"] = f"m{self.choose.randint(1, 60)}"  # that another thread or owner may have
         return self.build.message(self.text(), speaker=speaker, **more)
 
     async def ids(self, owner: str, thread: str, most: int) -> list[str]:
@@ -63,6 +65,8 @@ class Life:
 
     async def do_turn(self, owner: str, thread: str) -> None:
         batch = [self.message() for _ in range(self.choose.choice([1, 2, 2, 2, 40]))]
+        again = (await self.store.get_messages(owner, await self.ids(owner, thread, 1)))[:1]
+        batch += [m.replace(text=self.text()) for m in again]
         await self.store.write_turn(owner, self.build.turn(thread, batch))
 
     async def do_edit(self, owner: str, thread: str) -> None:

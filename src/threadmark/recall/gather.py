@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .impact import STEP
+from .impact import MOST, STEP
 from .query import Query
 from .rank import Background, Candidate, Ranked, Record, Settings, rank, weights
 
@@ -157,14 +157,23 @@ def _lexical_best(
     postings: Sequence[Mapping[int, int]], term_weights: Sequence[float], k: int, scope: Scope
 ) -> list[int]:
     """The keys with the `k` highest sums in `scope`; of equal sums the lower keys."""
+    order = sorted(range(len(postings)), key=lambda i: (-term_weights[i], i))
     sums: dict[int, float] = {}
     get = sums.get
-    for found, weight in zip(postings, term_weights, strict=True):
-        if sums:
+    # What a message can still get that holds none of the terms so far: where the best `k` have more, only
+    # messages that are known already need to be looked at.
+    open_to_new = sum(term_weights) * MOST
+    for i in order:
+        found, weight = postings[i], term_weights[i]
+        if scope.all and len(sums) > k and len(found) > 1000 and _least(sums, k) > open_to_new:
+            for key in sums.keys() & found.keys():
+                sums[key] += weight * found[key]
+        elif sums:
             for key, value in found.items():
                 sums[key] = get(key, 0.0) + weight * value
         else:
             sums.update({key: weight * value for key, value in found.items()})
+        open_to_new -= weight * MOST
     if scope.threads is not None:
         sums = {key: value for key, value in sums.items() if key >> SEQ_BITS in scope.threads}
     asked = k
@@ -179,9 +188,16 @@ def _lexical_best(
 
 
 def _largest(sums: Mapping[int, float], k: int) -> list[int]:
-    least = heapq.nlargest(k, sums.values())[-1:]
-    best = [(-value, key) for key, value in sums.items() if value >= least[0]] if least else []
+    if not sums or not k:
+        return []
+    least = _least(sums, k)
+    best = [(-value, key) for key, value in sums.items() if value >= least]
     return [key for _, key in sorted(best)[:k]]
+
+
+def _least(sums: Mapping[int, float], k: int) -> float:
+    """The `k`-th largest value, or the smallest."""
+    return heapq.nlargest(k, sums.values())[-1]
 
 
 def _spread(found: Mapping[int, int], hits: Iterable[int], shares: Sequence[float]) -> dict[int, float]:

@@ -16,10 +16,12 @@ REFERENCE_LENGTH = 60
 """In terms; about the length of a spoken turn."""
 STEP = 0.01
 """Impacts are stored in one byte, in units of this."""
+MOST = 220
+"""The largest impact, in units of `STEP`."""
 
 
 def impacts(terms: Iterable[str]) -> dict[str, int]:
-    """For each distinct term its impact in units of `STEP`, 1 to 220."""
+    """For each distinct term its impact in units of `STEP`, 1 to `MOST`."""
     counts = Counter(terms)
     length = sum(counts.values())
     norm = K1 * (1 - B + B * length / REFERENCE_LENGTH)

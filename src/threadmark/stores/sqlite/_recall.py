@@ -207,15 +207,20 @@ def backfill(db: Connection, limit: int) -> RecallProgress:
 def state(db: Connection, sizes: bool) -> RecallState:
     found = db.execute("SELECT analysis FROM recall_state")
     if not found:
-        return RecallState(enabled=False, messages=db.execute("SELECT count(*) FROM messages")[0][0])
+        return RecallState(enabled=False, messages=_messages(db))
     return RecallState(
         enabled=True,
         outdated=found[0][0] != VERSION,
         indexed=db.execute("SELECT coalesce(sum(messages), 0) FROM recall_owners")[0][0],
-        messages=db.execute("SELECT count(*) FROM messages")[0][0],
+        messages=_messages(db),
         spaces=spaces.states(db),
         bytes=_bytes(db) if sizes else None,
     )
+
+
+def _messages(db: Connection) -> int:
+    """How many messages the database has, without counting them."""
+    return int(db.execute("SELECT coalesce(sum(message_count), 0) FROM threads")[0][0])
 
 
 def _bytes(db: Connection) -> int:

@@ -59,26 +59,30 @@ def add_messages(db: Connection, owner_no: int, rows: Iterable[Row]) -> int:
     remove_messages(db, owner_no, batch)
     docs = []
     # Terms with the same new entries, mostly those of one message with one impact, are added together.
-    added: dict[str, tuple[list[int], bytearray]] = {}
+    added: dict[str, tuple[bytearray, bytearray]] = {}
     for key, row in sorted(batch.items()):
         found = impacts(analyze(row.text))
+        packed = pack([key])
         for term, impact in found.items():
-            keys, values = added.setdefault(term, ([], bytearray()))
-            keys.append(key)
-            values.append(impact)
+            entries = added.get(term)
+            if entries is None:
+                added[term] = bytearray(packed), bytearray((impact,))
+            else:
+                entries[0].extend(packed)
+                entries[1].append(impact)
         docs.append((owner_no, key, row.record.role, row.record.speaker, row.record.at, " ".join(found)))
     db.executemany("INSERT INTO recall_docs VALUES (?, ?, ?, ?, ?, ?)", docs)
     together: dict[tuple[bytes, bytes], list[str]] = {}
-    for term, (keys, values) in added.items():
-        together.setdefault((pack(keys), bytes(values)), []).append(term)
+    for term, (packed_keys, values) in added.items():
+        together.setdefault((bytes(packed_keys), bytes(values)), []).append(term)
     full = []
-    for (packed, values_), terms in sorted(together.items()):
+    for (packed, impacts_), terms in sorted(together.items()):
         sizes = db.execute(
             "INSERT INTO recall_postings SELECT ?1, value, 0, ?2, ?3 FROM json_each(?4) WHERE true "
             # `||` makes text of its operands; the cast takes the same bytes back.
             "ON CONFLICT DO UPDATE SET keys = CAST(keys || excluded.keys AS BLOB), "
             "impacts = CAST(impacts || excluded.impacts AS BLOB) RETURNING term, length(impacts)",
-            (owner_no, packed, values_, json.dumps(sorted(terms))),
+            (owner_no, packed, impacts_, json.dumps(sorted(terms))),
         )
         full += [term for term, size in sizes if size >= BLOCK]
     for term in full:

@@ -33,6 +33,8 @@ class SQLiteRecall(RecallStore):
 
     _engine: Engine
     _codes: CodeCache
+    _indexes: bool
+    """Whether this object knows that recall is on."""
 
     async def recall_state(self, *, sizes: bool = False) -> RecallState:
         return await self._engine.read(lambda db: _recall.state(db, sizes))
@@ -41,13 +43,14 @@ class SQLiteRecall(RecallStore):
         def on(db: Connection) -> None:
             _recall.enable(db, now)
 
-        if await self._engine.read(_recall.is_current):
-            return await self.recall_state()
-        await self._engine.write(on)
+        if not await self._engine.read(_recall.is_current):
+            await self._engine.write(on)
+        self._indexes = True
         return await self.recall_state()
 
     async def disable_recall(self) -> None:
         await self._engine.write(_recall.disable)
+        self._indexes = False
 
     async def backfill_recall(self, *, limit: int = 500) -> RecallProgress:
         check_count("limit", limit, least=1)

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...recall.codes import codes, distances, import_numpy
+from ...recall.codes import codes, columns, distances, import_numpy, smallest
 from ...recall.gather import EVERYTHING, Scope
 from ...recall.rank import Background
 from . import _recall_codes
@@ -118,11 +118,11 @@ class _Blocks:
     stamp: int
     last: int
     keys: Any
-    codes: Any
+    columns: Any
 
     @property
     def bytes(self) -> int:
-        return int(self.keys.nbytes + self.codes.nbytes)
+        return int(self.keys.nbytes + self.columns.nbytes)
 
 
 class CodeCache:
@@ -134,38 +134,40 @@ class CodeCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, int], _Blocks] = OrderedDict()
 
-    def read(self, db: Connection, owner_no: int, space_no: int) -> tuple[Any, Any]:
-        """All keys and codes of an owner in a space, as arrays of equal length, in order of blocks."""
+    def read(self, db: Connection, owner_no: int, space_no: int) -> list[tuple[Any, Any]]:
+        """The keys and the columns of the codes of an owner in a space: of the full blocks, of the open
+        one."""
         np = import_numpy()
         stamps = db.execute(
             "SELECT stamp FROM recall_filled WHERE owner_no = ? AND space_no = ?", (owner_no, space_no)
         )
         if not stamps:
-            return np.empty(0, np.int64), np.empty((0, 8), np.uint8)
+            return []
         place, stamp = (owner_no, space_no), stamps[0][0]
         with self._lock:
             known = self._kept.get(place)
+            if known is not None:
+                self._kept.move_to_end(place)
         if known is None or known.stamp != stamp:
             known = None
-        rows = db.execute(
-            "SELECT block, keys, codes FROM recall_codes WHERE owner_no = ?1 AND space_no = ?2 "
-            "AND (block > ?3 OR block = 0) ORDER BY block = 0, block",
+        full = db.execute(
+            "SELECT block, keys, codes FROM recall_codes "
+            "WHERE owner_no = ? AND space_no = ? AND block > ? ORDER BY block",
             (*place, known.last if known else 0),
         )
-        full = [row for row in rows if row[0]]
         if full:
-            keys, bits = _joined(np, full)
+            keys, turned = _joined(np, full)
             if known is not None:
-                keys, bits = np.concatenate([known.keys, keys]), np.concatenate([known.codes, bits])
-            known = _Blocks(stamp, full[-1][0], keys, bits)
+                keys = np.concatenate([known.keys, keys])
+                turned = np.concatenate([known.columns, turned], axis=1)
+            known = _Blocks(stamp, full[-1][0], keys, turned)
             self._keep(place, known)
-        if len(rows) > len(full):
-            keys, bits = _joined(np, rows[-1:])
-            if known is not None:
-                keys, bits = np.concatenate([known.keys, keys]), np.concatenate([known.codes, bits])
-            return keys, bits
-        assert known is not None
-        return known.keys, known.codes
+        still_open = db.execute(
+            "SELECT block, keys, codes FROM recall_codes WHERE owner_no = ? AND space_no = ? AND block = 0",
+            place,
+        )
+        segments = [] if known is None else [(known.keys, known.columns)]
+        return [*segments, *([_joined(np, still_open)] if still_open else [])]
 
     def _keep(self, place: tuple[int, int], blocks: _Blocks) -> None:
         with self._lock:
@@ -178,7 +180,7 @@ class CodeCache:
 def _joined(np: Any, rows: Sequence[tuple[int, bytes, bytes]]) -> tuple[Any, Any]:
     keys = np.frombuffer(b"".join([packed for _, packed, _ in rows]), "<i8")
     bits = np.frombuffer(b"".join([bits for _, _, bits in rows]), np.uint8)
-    return keys, bits.reshape(len(keys), -1)
+    return keys, columns(bits.reshape(len(keys), -1))
 
 
 class VectorSource(SqlSource):
@@ -212,29 +214,31 @@ class VectorSource(SqlSource):
         self, vector: Sequence[float], k: int, scope: Scope = EVERYTHING
     ) -> tuple[list[int], Background]:
         np = import_numpy()
-        keys, bits = self._cache.read(self._db, self._owner, self._space)
-        if not len(keys):
+        segments = self._cache.read(self._db, self._owner, self._space)
+        if not segments:
             return [], Background()
+        keys = np.concatenate([keys for keys, _ in segments])
         wanted = max(self._rescore, 4 * k)
         sample = keys[:: max(1, len(keys) // SAMPLE)] if len(keys) > wanted else keys
-        closest = self._closest(np, keys, bits, vector, wanted, scope)
+        closest = self._closest(np, keys, [turned for _, turned in segments], vector, wanted, scope)
         cosines = self.cosines(vector, dict.fromkeys([*closest, *sample.tolist()]))
         values = np.array([cosines[key] for key in dict.fromkeys(sample.tolist()) if key in cosines])
         best = sorted([key for key in closest if key in cosines], key=lambda key: (-cosines[key], key))
         return best[:k], Background(float(values.mean()), float(values.std()))
 
     def _closest(
-        self, np: Any, keys: Any, bits: Any, vector: Sequence[float], wanted: int, scope: Scope
+        self, np: Any, keys: Any, turned: list[Any], vector: Sequence[float], wanted: int, scope: Scope
     ) -> list[int]:
         """The `wanted` messages of `scope` whose codes are closest."""
-        if scope.threads is not None:
-            inside = np.isin(keys >> 32, list(scope.threads))
-            keys, bits = keys[inside], bits[inside]
         if len(keys) <= wanted:
             return scope.admit(dict.fromkeys(keys.tolist()))
-        near = distances(bits, codes(np.array([vector], "<f4"))[0])
+        code = codes(np.array([vector], "<f4"))[0]
+        near = np.concatenate([distances(some, code) for some in turned])
+        if scope.threads is not None:
+            inside = np.isin(keys >> 32, list(scope.threads))
+            keys, near = keys[inside], near[inside]
         if scope.all:
-            return list(dict.fromkeys(keys[np.argpartition(near, wanted)[:wanted]].tolist()))
+            return list(dict.fromkeys(keys[smallest(near, wanted)].tolist()))
         order = np.argsort(near, kind="stable")
         found: list[int] = []
         first, step = 0, 4 * wanted
