@@ -53,7 +53,7 @@ async def test_counts_follow_the_provider(memory: Memory) -> None:
     agent = Agent("a", model=Charging(1.5), memory=memory)
     assert await scales(agent, 4) == pytest.approx([1, 1.25, 1.5, 1.5], abs=0.02)
     report = (await agent.generate(QUESTION, resource="ana", thread="t")).context
-    assert report.counter == "o200k estimate 1"
+    assert report.counter == "o200k estimate 2"
     history = next(block for block in report.blocks if block.kind == "history")
     page = await memory.resource("ana").thread("t").messages(per_page=8)
     assert len(history.sources) == 8
@@ -190,4 +190,4 @@ async def test_an_installed_tokenizer_counts_for_a_budget(monkeypatch: pytest.Mo
         assert loaded == ["o200k"]
         assert (
             await agent.generate(QUESTION, resource="ana", thread="t")
-        ).context.counter == "o200k estimate 1"
+        ).context.counter == "o200k estimate 2"

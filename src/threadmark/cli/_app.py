@@ -142,3 +142,32 @@ def context(
             db=db,
             as_json=as_json,
         )
+
+
+@app.command(short_help="Show what was noted of a conversation, and from what.")
+def observations(
+    thread: Annotated[str, typer.Argument(metavar="THREAD", help="The conversation's id.")],
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Whose it is, if several users have one of this id."),
+    ] = None,
+    view: Annotated[
+        str,
+        typer.Option(
+            "--view",
+            metavar="VIEW",
+            help="`live` (all that holds, default), `current` (what a model sees) or `all` (also what was "
+            "replaced or undone).",
+        ),
+    ] = "live",
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Also show the messages that each line comes from.")
+    ] = False,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was noted of a conversation: each line with its number, and the messages it comes from."""
+    from ._observations import show_observations
+
+    with reported():
+        show_observations(thread=thread, user=user, view=view, sources=sources, db=db, as_json=as_json)

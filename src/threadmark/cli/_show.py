@@ -26,7 +26,7 @@ def list_threads(*, user: str | None, db: str, as_json: bool) -> None:
             return
         found = memory.resource(user).threads.list_sync(per_page=None, order_by="updated_at").threads
     if as_json:
-        print_json([_thread_json(thread) for thread in found])
+        print_json([thread_json(thread) for thread in found])
     elif not found:
         Screen(live=False).notice(f"{clean_line(user)} has no conversations.")
     else:
@@ -87,7 +87,7 @@ def show_thread(*, thread: str, user: str | None, db: str, as_json: bool) -> Non
         handle = memory.resource(found.resource_id).thread(thread)
         messages = handle.messages_sync(per_page=None).messages
     if as_json:
-        print_json({**_thread_json(found), "messages": [_message_json(message) for message in messages]})
+        print_json({**thread_json(found), "messages": [message_json(message) for message in messages]})
         return
     screen = Screen(live=False)
     screen.line(clean_line(found.title) or "(untitled)")
@@ -95,12 +95,12 @@ def show_thread(*, thread: str, user: str | None, db: str, as_json: bool) -> Non
     screen.line(f"{clean_line(found.id)} of {clean_line(found.resource_id)}, {held}")
     for message in messages:
         screen.line()
-        screen.line(f"{_database.minute(message.created_at)}  {_who(message, found.resource_id)}")
+        screen.line(f"{_database.minute(message.created_at)}  {who(message, found.resource_id)}")
         for text in _shown(message):
             screen.line("\n".join(f"  {row}".rstrip() for row in text.split("\n")))
 
 
-def _who(message: Message, owner: str) -> str:
+def who(message: Message, owner: str) -> str:
     if message.role == "assistant":
         models = {part.model for part in message.parts if isinstance(part, StepPart) and part.model}
         return clean_line(f"assistant ({', '.join(sorted(models))})") if models else "assistant"
@@ -136,7 +136,7 @@ def short(value: Any) -> str:
 # -- JSON --------------------------------------------------------------------------------------------
 
 
-def _thread_json(thread: Thread) -> dict[str, Any]:
+def thread_json(thread: Thread) -> dict[str, Any]:
     return {
         "id": thread.id,
         "user": thread.resource_id,
@@ -148,7 +148,7 @@ def _thread_json(thread: Thread) -> dict[str, Any]:
     }
 
 
-def _message_json(message: Message) -> dict[str, Any]:
+def message_json(message: Message) -> dict[str, Any]:
     speaker = message.speaker
     return {
         "id": message.id,

@@ -17,7 +17,7 @@ from typing import Any
 from .._sync import in_thread
 from .._types import Message, Usage
 from .tokens_counter import TokenCounter, correction, plausible
-from .tokens_models import family_of
+from .tokens_families import family_of
 
 _KEPT = 8  # ratios of reported to counted tokens kept for each model of a thread; the first is where it began
 _MODELS = 4  # models kept for each thread; the one used longest ago goes first

@@ -1,10 +1,11 @@
 """How many tokens text and messages are, without a tokenizer: estimated from classes of characters.
 
-`estimate_tokens` knows two families of tokenizers, "o200k" (the default, and the stand-in for tokenizers
-that are not known) and "cl100k". On texts of 200 tokens or more, English, code and JSON are within about 15 %
-of the real count, and other languages, encoded bytes, identifiers and emoji within 30 %; see
-`benchmarks/tokens`. English, code, JSON, identifiers and encoded bytes cost about the same in both families.
-Scripts other than Latin cost 1.4 to 3.3 times as much in cl100k: there the default follows o200k.
+`estimate_tokens` knows families of tokenizers: "o200k" (the default, and the stand-in for tokenizers that are
+not known) and "cl100k" by measured prices, others as their relatives (`tokens_families`). On texts of 200
+tokens or more, English, code and JSON are within about 15 % of the real count, and other languages, encoded
+bytes, identifiers and emoji within 30 %; see `benchmarks/tokens`. English, code, JSON, identifiers and
+encoded bytes cost about the same in both families. Scripts other than Latin cost 1.4 to 3.3 times as much in
+cl100k: there the default follows o200k, and what the provider reports corrects it.
 `tokens_counter.TokenCounter` corrects estimates by the provider's own figures, and uses an exact tokenizer
 when there is one.
 """
@@ -13,17 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from .._errors import ValidationError
 from .._types import FilePart, Json, Message, ReasoningPart, TextPart, ToolPart
-from .tokens_prices import PRICES
-from .tokens_signature import CHUNK, PIECE, describe, packed, signature
+from .tokens_families import FAMILIES, prices_of
+from .tokens_signature import CHUNK, PIECE, describe, lead, signature
 
-FAMILIES: tuple[str, ...] = tuple(PRICES)
-"""The families of tokenizers that `estimate_tokens` knows; the first is the default."""
-
-VERSION = 1
+VERSION = 2
 """Grows when estimates change, so that no stored total of older ones is taken for one of these."""
 
 MESSAGE_TOKENS = 4  # role and framing of a message
@@ -40,16 +38,17 @@ _SHORT = 40  # longer ones hardly ever come again
 
 
 class _Pieces(dict[str, int]):
-    """Price of a piece's signature, in thousandths of a token; `packed` as `describe` means it."""
+    """Price of a piece's signature, in thousandths of a token; `lead` as `describe` means it."""
 
-    def __init__(self, prices: dict[str, tuple[int, ...]], packed: bool) -> None:
+    def __init__(self, prices: Mapping[str, tuple[int, ...]], digits: int, lead: str) -> None:
         self._prices = prices
-        self._packed = packed
+        self._digits = digits
+        self._lead = lead
 
     def __missing__(self, piece: str) -> int:
-        kind, length = describe(piece, self._packed)
+        kind, length = describe(piece, self._lead)
         if kind == "0":
-            price = 1000 * -(-length // 3)  # three digits are a token, in both families
+            price = 1000 * -(-length // self._digits)
         else:
             costs = self._prices[kind]
             longest = len(costs) - 1
@@ -62,17 +61,17 @@ class _Pieces(dict[str, int]):
 class _Chunks(dict[str, int]):
     """Price of a chunk's signature, in thousandths of a token. Forgets all when it has grown too large."""
 
-    def __init__(self, prices: dict[str, tuple[int, ...]]) -> None:
-        self._pieces = _Pieces(prices, packed=False)
-        self._packed = _Pieces(prices, packed=True)
+    def __init__(self, prices: Mapping[str, tuple[int, ...]], digits: int) -> None:
+        self._pieces = _Pieces(prices, digits, "-")
+        self._led = {mark: _Pieces(prices, digits, mark) for mark in "+*"}
 
     def __missing__(self, chunk: str) -> int:
         pieces = PIECE.findall(chunk)
         price = sum(map(self._pieces.__getitem__, pieces))
-        if len(pieces) > 2:
-            for before, piece, after in zip(pieces, pieces[1:], pieces[2:], strict=False):
-                if piece[0] in "aA" and packed(before, after):
-                    price += self._packed[piece] - self._pieces[piece]
+        if len(pieces) > 1:
+            for before, piece, after in zip(pieces, pieces[1:], [*pieces[2:], " "], strict=False):
+                if piece[0] in "aA" and (mark := lead(before, after)) != "-":
+                    price += self._led[mark][piece] - self._pieces[piece]
         if len(chunk) <= _SHORT:
             if len(self) >= _REMEMBERED:
                 self.clear()
@@ -80,7 +79,7 @@ class _Chunks(dict[str, int]):
         return price
 
 
-_chunks = {family: _Chunks(prices) for family, prices in PRICES.items()}
+_chunks: dict[str, _Chunks] = {}  # of the families that were asked for
 
 
 def estimate_tokens(text: str, family: str = "o200k") -> int:
@@ -93,7 +92,9 @@ def estimate_tokens(text: str, family: str = "o200k") -> int:
     """
     prices = _chunks.get(family)
     if prices is None:
-        raise ValidationError(f"no tokenizer family {family!r}; there are {', '.join(FAMILIES)}")
+        if family not in FAMILIES:
+            raise ValidationError(f"no tokenizer family {family!r}; there are {', '.join(FAMILIES)}")
+        prices = _chunks.setdefault(family, _Chunks(*prices_of(family)))
     classes = signature(text)
     if len(classes) <= _BLOCK:
         total = sum(map(prices.__getitem__, CHUNK.findall(classes)))

@@ -10,12 +10,14 @@ from typing import Literal, TypeAlias
 
 from .._errors import ValidationError
 from .._types import Json, Message
-from .tokens import FAMILIES, VERSION, estimate_tokens, message_tokens
+from .tokens import VERSION, estimate_tokens, message_tokens
 from .tokens_exact import exact_counter
+from .tokens_families import FAMILIES
 
 Exactness: TypeAlias = Literal["auto", "off"]
 
-LOWEST, HIGHEST = 0.5, 2.0  # a correction never goes further: what looks like more is a mistake elsewhere
+# No correction goes further; the default is off by as much as 3.3 in Hindi for an older tokenizer.
+LOWEST, HIGHEST = 0.5, 3.5
 _WINDOW = 31  # observations kept per model
 _MODELS = 64  # models kept; the one observed longest ago goes first
 _PLAUSIBLE = (0.2, 5.0)  # ratios outside are of a call that was cut off, cached elsewhere or mixed up
@@ -26,12 +28,12 @@ _SMALLEST = 100  # tokens; below, framing that nobody counted outweighs the text
 class TokenCounter:
     """Counts tokens for one family of tokenizers, corrected per model by what its provider reported.
 
-    `family` is one of `tokens.FAMILIES`. With `exact="auto"` an installed `quicktok-v1`, `bpe-openai` or
-    `tiktoken` (whose vocabulary must be in its cache: nothing is ever downloaded) counts in place of the
-    estimate; `exact="off"` always estimates. `state` is what `state()` of an earlier counter gave.
+    `family` is one of `tokens_families.FAMILIES`. With `exact="auto"` an installed `quicktok-v1`,
+    `bpe-openai` or `tiktoken` counts in place of the estimate (its vocabulary must be in its cache: nothing
+    is ever downloaded); `exact="off"` always estimates. `state` is what `state()` of an earlier counter gave.
 
     The correction is the median of the model's last 31 ratios of reported to counted tokens and of one ratio
-    of 1, held to 0.5 ... 2: one odd report moves it half way at most, two that agree set it, and the order
+    of 1, held to 0.5 ... 3.5: one odd report moves it half way at most, two that agree set it, and the order
     within the 31 does not matter.
 
     Raises ValidationError for an unknown family or exactness, and for a state that `state()` did not give.

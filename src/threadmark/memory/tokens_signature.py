@@ -83,17 +83,20 @@ def signature(text: str) -> str:
     return text.translate(_classes)
 
 
-def packed(before: str, after: str) -> bool:
-    """Whether a Latin word between two pieces stands among short ones of letters and digits, as in base64."""
-    return before[-1] in "aA0" and after[0] in "aA0" and len(before) + len(after) < 7
+def lead(before: str, after: str) -> str:
+    """How a Latin word that begins with a letter stands between two pieces, as `describe` means it."""
+    if before[-1] in "aA0" and after[0] in "aA0" and len(before) + len(after) < 7:
+        return "*"
+    return "+" if before[-1] in "aA" else "-"
 
 
-def describe(piece: str, packed: bool = False) -> tuple[str, int]:
+def describe(piece: str, lead: str = "-") -> tuple[str, int]:
     """The kind and the length of a piece, which make its price. Kinds:
 
     - words: the script's letter, or for Latin the case (`a` lower, `c` capitalized, `A` upper, `X` upper
       then lower, `e` accented); then what stands before: `_` a blank, `.` a dot or underscore, `,` another
-      character, `-` nothing, or `*` nothing and `packed`;
+      character, or, as given by `lead`, `-` nothing, `+` a word (of a camelCase name), `*` short words and
+      digits all around, as in base64;
     - `0` digits; a space, tab or line break for blanks, up to the strongest of these in them;
     - `.` punctuation, `;` with line breaks after it;
     - a symbol's class letter.
@@ -102,7 +105,7 @@ def describe(piece: str, packed: bool = False) -> tuple[str, int]:
     """
     first = piece[0]
     if first in LETTERS:
-        return _word("*" if packed else "-", piece)
+        return _word(lead, piece)
     if first == "0":
         return "0", len(piece)
     if len(piece) > 1 and piece[1] in LETTERS:
@@ -117,7 +120,7 @@ def describe(piece: str, packed: bool = False) -> tuple[str, int]:
 
 def _word(lead: str, letters: str) -> tuple[str, int]:
     if letters[0] in SCRIPTS:
-        return letters[0] + ("-" if lead == "*" else lead), len(letters)
+        return letters[0] + ("-" if lead in "*+" else lead), len(letters)
     lower = letters.lstrip("A")
     if lower.strip("a"):
         shape = "e"

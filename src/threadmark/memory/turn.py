@@ -162,12 +162,25 @@ class Turn:
 
     def tools(self) -> tuple[MemoryTool, ...]:
         """The tools that memory offers to the agent in this turn."""
+        return (*self._working_tools(), *self._observation_tools())
+
+    def _working_tools(self) -> tuple[MemoryTool, ...]:
         working = self.settings.working_memory
         if working is None or self._draft is None or not self._may_note:
             return ()
         from .working.tool import update_tool
 
         return (update_tool(working, self._draft),)
+
+    def _observation_tools(self) -> tuple[MemoryTool, ...]:
+        observing = self.settings.observational_memory
+        if observing is None or observing.recall is None or self._observed is None:
+            return ()
+        from .observe.sources import source_tool
+
+        return (
+            source_tool(self._store, self.resource_id, self.thread_id, observing.recall, observing.timezone),
+        )
 
     @property
     def _may_note(self) -> bool:

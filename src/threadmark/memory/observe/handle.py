@@ -23,6 +23,7 @@ from ...stores.base import (
 )
 from .plan import Tokens, measure
 from .settings import ObservationalMemory
+from .sources import gather
 from .view import roles_for
 from .work import LOADED, Place, Worker, snapshot_of
 
@@ -118,16 +119,10 @@ class Observations:
 
         Raises `NotFoundError` if this owner has no such observation.
         """
-        rows = await self._find([id])
-        if not rows:
+        found = await gather(self._store, self._resource, id, self._thread)
+        if found is None:
             raise NotFoundError(f"observation {id!r} does not exist")
-        thread, ids, seen = rows[0].thread_id, list[str](), {id}
-        while rows:
-            ids += [source.message_id for row in rows for source in row.sources]
-            below = [child for row in rows for child in row.children if child not in seen]
-            seen.update(below)
-            rows = await self._find(below) if below else ()
-        return await self._store.get_messages(self._resource, list(dict.fromkeys(ids)), thread_id=thread)
+        return found[1]
 
     async def history(self, subject: str) -> Sequence[Observation]:
         """All that was ever noted of a subject, oldest first, with what superseded what and when."""

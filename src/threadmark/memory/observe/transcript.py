@@ -16,7 +16,7 @@ from ..tokens import IMAGE_TOKENS, UNKNOWN_FILE_TOKENS, estimate_tokens
 from ._text import protect
 from .dates import day, local
 
-OWN_TOOLS = HIDDEN_TOOLS | {"recall"}
+OWN_TOOLS = HIDDEN_TOOLS | {"recall", "recall_source"}
 """Tools of memory itself: what they give was remembered before, and must not be remembered again."""
 
 TOOL_TOKENS = 5_000
