@@ -34,6 +34,7 @@ PUBLIC = """
     FilePart
     GenerateTitle
     Hooks
+    IndexProgress
     Memory
     MemoryEvent
     MemoryOptions
@@ -49,11 +50,17 @@ PUBLIC = """
     OwnershipError
     ProcessorError
     ReasoningPart
+    RecallFilter
+    RecallReason
+    RecallResult
+    RecallState
+    Recalled
     RequestContext
     Run
     RunPage
     SQLiteStore
     SchemaVersionError
+    SemanticRecall
     SkipTool
     Speaker
     StepChanges

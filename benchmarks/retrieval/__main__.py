@@ -6,6 +6,12 @@
 Each conversation is one owner's memory, its sessions are threads; the query is the question as it stands.
 One set of defaults serves all sets. `--only` and `--except` choose conversations by id, to keep those
 used for tuning apart. Prints a table; `--json` and `--per-question` write the figures.
+
+By default the questions go the way of an application: messages are saved in a `Memory`, and asked for with
+`user.recall`. `--through index` asks the ranking alone, over an index in memory. `window` is what 4 hits
+with a neighbour on either side hold of the evidence, `context` what the ranking holds that fills the same
+tokens, `prompt` what an agent's prompt gets by default; `..._per_1kt` is the share of the evidence for each
+1,000 tokens.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from threadmark.recall.query import parse_query
 from threadmark.recall.rank import Ranked, Record, Settings
 from threadmark.recall.select import window, within_budget
 
+from . import store
 from .data import Conversation, load
 from .metrics import COLUMNS, by_category, score
 
@@ -44,6 +51,15 @@ def encoder(name: str) -> Encode | None:
         source = getattr(importlib.import_module(module), attribute)
         source = source() if isinstance(source, type) else source
     return lambda texts: [[float(v) for v in row] for row in source.encode(texts)]
+
+
+def embedder_of(name: str) -> Any:
+    """The same embedders as a `Memory` takes them."""
+    if name in ("none", "static", "minilm"):
+        return None if name == "none" else name
+    module, _, attribute = name.partition(":")
+    source = getattr(importlib.import_module(module), attribute)
+    return source() if isinstance(source, type) else source
 
 
 def run(
@@ -100,10 +116,11 @@ def run(
 
 def show(title: str, table: dict[str, dict[str, float]]) -> None:
     print(f"\n{title}")
-    print(f"{'':26}{'n':>6}" + "".join(f"{c:>15}" for c in COLUMNS))
+    columns = [c for c in COLUMNS if c in table["main"]]
+    print(f"{'':26}{'n':>6}" + "".join(f"{c:>15}" for c in columns))
     for name in sorted(table, key=lambda n: (n != "main", n)):
         row = table[name]
-        cells = [f"{row[c]:>15.0f}" if c.endswith("tokens") else f"{100 * row[c]:>15.1f}" for c in COLUMNS]
+        cells = [f"{row[c]:>15.0f}" if c.endswith("tokens") else f"{100 * row[c]:>15.1f}" for c in columns]
         print(f"{name:26}{row['n']:>6.0f}" + "".join(cells))
 
 
@@ -118,6 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--arms", choices=("both", "semantic"), default="both", help="leave the lexical arm out"
     )
+    parser.add_argument("--through", choices=("store", "index"), default="store")
     parser.add_argument("--only", nargs="*", metavar="ID", help="only these conversations")
     parser.add_argument("--except", nargs="*", metavar="ID", dest="without", default=[])
     parser.add_argument("--json", type=Path)
@@ -134,7 +152,10 @@ def main() -> None:
             sys.exit(f"--set {item}: {error}")
         keep = [c for c in conversations if (not args.only or c.id in args.only) and c.id not in args.without]
         for embedder in args.embedder:
-            rows, cost = run(keep, encoder(embedder), Settings(), arms=args.arms)
+            if args.through == "store" and args.arms == "both":
+                rows, cost = store.run(keep, embedder_of(embedder))
+            else:
+                rows, cost = run(keep, encoder(embedder), Settings(), arms=args.arms)
             if not rows:
                 sys.exit(f"--set {item}: no question is left to ask")
             table = by_category(

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 BUDGETS = (500, 1000, 2000, 4000)
-COLUMNS = ("recall@4", "recall@10", "all@10", "ndcg@10", "mrr", "thread@5", "window", "window_tokens",
-           "recall@500t", "recall@1000t", "recall@4000t", "context", "context_tokens")  # fmt: skip
+COLUMNS = ("recall@4", "recall@10", "all@10", "ndcg@10", "mrr", "thread@5", "recall@500t",
+           "recall@1000t", "recall@4000t", "window", "window_tokens", "window_per_1kt", "context",
+           "context_tokens", "context_per_1kt", "prompt", "prompt_tokens", "prompt_per_1kt")  # fmt: skip
 
 
 def score(
@@ -63,7 +64,12 @@ def by_category(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, di
         groups[category].append(row)
         if category != "adversarial":
             groups["main"].append(row)
-    return {
+    table = {
         name: {"n": float(len(group))} | {k: sum(r[k] for r in group) / len(group) for k in group[0]}
         for name, group in groups.items()
     }
+    for row in table.values():
+        for way in ("window", "context", "prompt"):
+            if row.get(f"{way}_tokens"):
+                row[f"{way}_per_1kt"] = 1000 * row[way] / row[f"{way}_tokens"]
+    return table

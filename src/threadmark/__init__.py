@@ -78,11 +78,13 @@ if TYPE_CHECKING:
         ReflectionSettings,
     )
     from .memory.options import MemoryOptions
+    from .memory.recall import Recalled, RecallReason, RecallResult, SemanticRecall
+    from .memory.recall.indexing import IndexProgress
+    from .memory.thread_spec import ThreadSpec
     from .memory.titles import GenerateTitle
-    from .memory.turn import ThreadSpec
     from .memory.working import WorkingMemory
     from .models.base import Model
-    from .stores.base import MessageChange, Observation, Store
+    from .stores.base import MessageChange, Observation, RecallFilter, RecallState, Store
     from .stores.postgres import PostgresStore as PostgresStore
     from .stores.sqlite import SQLiteStore
 
@@ -111,9 +113,11 @@ _HOMES = {
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
     ".memory.titles": ("GenerateTitle",),
-    ".memory.turn": ("ThreadSpec",),
+    ".memory.thread_spec": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
-    ".stores.base": ("MessageChange", "Observation", "Store"),
+    ".stores.base": ("MessageChange", "Observation", "RecallFilter", "RecallState", "Store"),
+    ".memory.recall": ("RecallReason", "RecallResult", "Recalled", "SemanticRecall"),
+    ".memory.recall.indexing": ("IndexProgress",),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
 }  # fmt: skip
@@ -154,6 +158,7 @@ __all__ = [
     "FilePart",
     "GenerateTitle",
     "Hooks",
+    "IndexProgress",
     "Memory",
     "MemoryEvent",
     "MemoryOptions",
@@ -172,12 +177,18 @@ __all__ = [
     "OwnershipError",
     "ProcessorError",
     "ReasoningPart",
+    "RecallFilter",
+    "RecallReason",
+    "RecallResult",
+    "RecallState",
+    "Recalled",
     "ReflectionSettings",
     "RequestContext",
     "Run",
     "RunPage",
     "SQLiteStore",
     "SchemaVersionError",
+    "SemanticRecall",
     "SkipTool",
     "Speaker",
     "StepChanges",

@@ -73,6 +73,7 @@ def test_best_match_is_first_and_explained(talk: Talk) -> None:
             why.day,
             why.thread,
             why.recency,
+            why.first,
         )
         assert math.isclose(sum(parts), hit.score, abs_tol=1e-9)
     assert {"adopt", "puppi"} <= set(ranked[0].why.terms)

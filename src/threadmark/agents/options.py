@@ -10,7 +10,8 @@ from .._errors import ConfigurationError, ValidationError
 from .._ids import check_count, check_id, check_metadata, new_id
 from .._types import Json, Message, Speaker, Thread
 from ..memory.options import MemoryOptions, MemorySettings
-from ..memory.turn import ThreadSpec, Turn
+from ..memory.thread_spec import ThreadSpec
+from ..memory.turn import Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
 from .hooks import Hooks, check_hooks

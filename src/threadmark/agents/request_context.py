@@ -8,7 +8,7 @@ from typing import Any, overload
 from .._errors import ValidationError
 from .._ids import check_id
 from .._types import Json, Speaker, Thread
-from ..memory.turn import ThreadSpec
+from ..memory.thread_spec import ThreadSpec
 
 
 class RequestContext:

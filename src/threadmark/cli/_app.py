@@ -171,3 +171,45 @@ def observations(
 
     with reported():
         show_observations(thread=thread, user=user, view=view, sources=sources, db=db, as_json=as_json)
+
+
+@app.command(short_help="Find what was said, and say why.")
+def recall(
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERY", help="What to look for, in any words.", show_default=False),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="In whose messages. Needed where there are several."),
+    ] = None,
+    thread: Annotated[
+        str | None, typer.Option("--thread", metavar="ID", help="In this conversation only.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top", metavar="N", help="Most messages to find.")] = 4,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help="`auto`, `lexical`, `vector` or `hybrid`.")
+    ] = "auto",
+    status: Annotated[
+        bool, typer.Option("--status", help="Show how far the index is, instead of searching.")
+    ] = False,
+    db: Database = _database.DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Find what was said, and say why: each hit with its score, the score's parts, and its neighbours.
+
+    The first search in a database indexes what it holds.
+    """
+    from ._recall import run
+
+    with reported():
+        run(
+            query=query,
+            user=user,
+            thread=thread,
+            top_k=top_k,
+            mode=mode,
+            db=db,
+            status=status,
+            as_json=as_json,
+        )

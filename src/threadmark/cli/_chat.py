@@ -13,7 +13,7 @@ from ..agents import Agent
 from ..agents.events import ToolCallEvent
 from ..memory import Memory
 from ..memory.resource import Resource
-from ..memory.turn import ThreadSpec
+from ..memory.thread_spec import ThreadSpec
 from ..offline._words import words
 from . import _database
 from ._models import OFFLINE, Choice, choose

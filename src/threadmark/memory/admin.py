@@ -39,7 +39,9 @@ class Admin:
         """
         check_id("resource", to)
         source = await self._owner(thread, owner)
-        return await self._store.transfer_thread(source, thread, to, self._memory.now())
+        moved = await self._store.transfer_thread(source, thread, to, self._memory.now())
+        self._memory.wrote()
+        return moved
 
     async def clone(
         self,
@@ -59,7 +61,9 @@ class Admin:
         request = clone_request(
             self._memory, id, title, metadata, last, since, until, message_ids, check_id("resource", to)
         )
-        return await self._store.clone_thread(await self._owner(thread, owner), thread, request)
+        clone = await self._store.clone_thread(await self._owner(thread, owner), thread, request)
+        self._memory.wrote()
+        return clone
 
     async def clones(self, thread: str, *, owner: str | None = None) -> list[Thread]:
         """Direct clones of a thread, whoever owns them, oldest first."""

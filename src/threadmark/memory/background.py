@@ -130,6 +130,12 @@ class Background:
         """How much work is under way."""
         return len(self._under_way())
 
+    def is_under_way(self, key: object) -> bool:
+        """Whether work of this `key` is under way."""
+        with self._lock:
+            work = self._of_this_process().get(key)
+            return work is not None and not work.is_over
+
     def _under_way(self) -> list[_Work]:
         with self._lock:
             return [work for work in self._of_this_process().values() if not work.is_over]

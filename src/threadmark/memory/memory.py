@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import _ids
 from .._errors import ConfigurationError
@@ -13,14 +13,20 @@ from .._ids import check_id
 from .._sync import sync_twin
 from .._types import Message
 from ..stores._url import open_store
-from ..stores.base import Store
+from ..stores.base import RecallState, Store
 from .admin import Admin
 from .background import Background, OnEvent
 from .counting import Counters
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
-from .turn import ThreadSpec, Turn, open_turn
+from .thread_spec import ThreadSpec
+from .turn import Turn, open_turn
 from .working import WorkingMemory
+
+if TYPE_CHECKING:
+    from ..vectors import Embedder
+    from .recall.indexing import IndexProgress
+    from .recall.recaller import Recaller
 
 CLOSE_GRACE = 10.0
 """Seconds that closing waits for background work."""
@@ -34,6 +40,9 @@ class Memory:
             or a `Store`. Nothing is
             opened before the first use.
         clock: Gives the current time as an aware datetime; the system's clock by default.
+        embedder: What turns texts into vectors for recall, unless `SemanticRecall` names one: an `Embedder`,
+            an embedder of Pydantic AI, `"provider:model"`, "static" or "minilm". Default: "static", a table
+            that comes with the package, where numpy is installed; otherwise recall searches words alone.
         on_event: Called with a `MemoryEvent` for what memory does, or fails to do, in the background. It must
             return soon; what it raises is logged.
         options: What is remembered; see `MemoryOptions`. An unknown name raises `ConfigurationError`.
@@ -46,6 +55,7 @@ class Memory:
         self,
         storage: str | Store,
         *,
+        embedder: Embedder | str | Any = None,
         clock: Callable[[], datetime] | None = None,
         on_event: OnEvent | None = None,
         **options: Unpack[MemoryOptions],
@@ -59,6 +69,19 @@ class Memory:
         self.admin = Admin(self)
         self.background = Background(on_event)
         self.counters = Counters()
+        self._embedder = embedder
+        self._recaller: Recaller | None = None
+        if self.settings.semantic_recall is not None or embedder is not None:
+            self.recaller.check(self.settings.semantic_recall)
+
+    @property
+    def recaller(self) -> Recaller:
+        """What recalls; made when it is first needed. Raises `ConfigurationError` if the store cannot."""
+        if self._recaller is None:
+            from .recall.recaller import Recaller
+
+            self._recaller = Recaller(self.store, self.now, self.background, self._embedder)
+        return self._recaller
 
     def resource(self, id: str) -> Resource:
         """The scoped handle on one owner's memory. Raises `ValidationError` for an empty or bad id."""
@@ -101,12 +124,56 @@ class Memory:
             agent=agent,
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
             background=self.background,
+            recaller=lambda: self.recaller,
             counters=self.counters,
         )
 
     async def open(self) -> None:
         """Connect now, rather than on first use: a wrong URL or file shows at once."""
         await self.store.open()
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Have the index for recall on before something is stored, if this memory recalls. Idempotent."""
+        settings = self.settings
+        if settings.semantic_recall is not None and not settings.read_only:
+            await self.recaller.prepare(settings.semantic_recall)
+
+    def wrote(self) -> None:
+        """Have what was stored since indexed in the background, if this memory recalls."""
+        if self._recaller is not None:
+            self._recaller.indexer.wake()
+
+    async def index_state(self, *, sizes: bool = False) -> RecallState:
+        """How far the index for recall is: messages indexed, vectors made and waiting, the last failure.
+
+        It counts rows, so it is for people. `sizes` measures the index's bytes, too.
+        """
+        return await self.store.recall_state(sizes=sizes)
+
+    async def reindex(
+        self,
+        embedder: Embedder | str | Any = None,
+        *,
+        on_progress: Callable[[IndexProgress], None] | None = None,
+        drop_others: bool = False,
+    ) -> RecallState:
+        """Bring the index for recall up to date, and wait: after a change of embedder, or to heal failures.
+
+        Vectors of another embedder are another index, which stands beside the old one until `drop_others`
+        removes that. So a change of embedder needs no pause: reindex with the new one while the old one
+        answers, then configure it.
+
+        Args:
+            embedder: Whose vectors to make; default: this memory's.
+            on_progress: Called with an `IndexProgress` after each batch.
+            drop_others: Remove all other embedders' vectors once every message has the new ones.
+
+        Raises `ModelError` when the embedder fails; what was made stays, and the next call goes on.
+        """
+        return await self.recaller.reindex(
+            embedder, self.settings.semantic_recall, on_progress, drop_others=drop_others
+        )
 
     async def settled(self, timeout: float | None = None) -> None:
         """Wait until nothing goes on in the background. Raises `TimeoutError` after `timeout` seconds."""
@@ -150,5 +217,8 @@ class Memory:
 
     open_turn_sync = sync_twin(open_turn)
     open_sync = sync_twin(open)
+    ready_sync = sync_twin(ready)
+    index_state_sync = sync_twin(index_state)
+    reindex_sync = sync_twin(reindex)
     settled_sync = sync_twin(settled)
     close = sync_twin(aclose)

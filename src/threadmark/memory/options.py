@@ -11,6 +11,7 @@ from .._ids import check_count
 
 if TYPE_CHECKING:
     from .observe.settings import ObservationalMemory
+    from .recall import SemanticRecall
     from .titles import GenerateTitle
     from .working import WorkingMemory
 
@@ -26,6 +27,8 @@ _HINTS = {
     "readOnly": "read_only",
     "workingMemory": "working_memory",
     "generateTitle": "generate_title",
+    "semanticRecall": "semantic_recall",
+    "embedderOptions": "embedder=ProviderEmbedder(name, settings=...)",
     "options": "the options themselves, as keyword arguments",
 }
 
@@ -44,6 +47,8 @@ class MemoryOptions(TypedDict, total=False):
         three tenths, history gets what is left and loses its oldest messages first. Instructions and the
         new message are never dropped. The result's `context` names what was.
     working_memory: `True`, or `WorkingMemory(...)` with its settings; default false.
+    semantic_recall: `True`, or `SemanticRecall(...)` with its settings: what the owner's messages say about
+        the question comes along with it, and the agent can search; default false.
     generate_title: `True`, or `GenerateTitle(...)` with its settings: an untitled thread is named by a model,
         in the background, after a turn that finished; default false. A title that somebody set stays.
     observational_memory: `True`, or `ObservationalMemory(...)` with its settings: a log of notes, made by a
@@ -60,6 +65,7 @@ class MemoryOptions(TypedDict, total=False):
     history_slack: int | None
     max_context_tokens: int | None
     working_memory: bool | WorkingMemory
+    semantic_recall: bool | SemanticRecall
     generate_title: bool | GenerateTitle
     observational_memory: bool | ObservationalMemory
     read_only: bool
@@ -75,6 +81,7 @@ class MemorySettings:
     history_slack: int | None = None
     max_context_tokens: int | None = None
     working_memory: WorkingMemory | None = None
+    semantic_recall: SemanticRecall | None = None
     generate_title: GenerateTitle | None = None
     observational_memory: ObservationalMemory | None = None
     read_only: bool = False
@@ -114,6 +121,8 @@ class MemorySettings:
                 raise ConfigurationError(f"{name} must be True or False, not {checked[name]!r}")
         if "working_memory" in checked:
             checked["working_memory"] = self._working_memory(checked["working_memory"])
+        if "semantic_recall" in checked:
+            checked["semantic_recall"] = self._semantic_recall(checked["semantic_recall"])
         if "generate_title" in checked:
             checked["generate_title"] = self._generate_title(checked["generate_title"])
         if "observational_memory" in checked:
@@ -131,6 +140,19 @@ class MemorySettings:
             return value
         raise ConfigurationError(
             f"working_memory must be True, False or WorkingMemory(...), not {type(value).__name__}"
+        )
+
+    def _semantic_recall(self, value: object) -> SemanticRecall | None:
+        from .recall import SemanticRecall
+
+        if value is False or value is None:
+            return None
+        if value is True:
+            return self.semantic_recall or SemanticRecall()
+        if isinstance(value, SemanticRecall):
+            return value
+        raise ConfigurationError(
+            f"semantic_recall must be True, False or SemanticRecall(...), not {type(value).__name__}"
         )
 
     def _observational(self, value: object) -> ObservationalMemory | None:

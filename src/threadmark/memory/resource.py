@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,15 @@ from .._codec import part_to_dict, time_to_text
 from .._ids import check_filter, check_id, check_paging, utc
 from .._sync import sync_twin
 from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
-from ..stores.base import Direction, MessageQuery, ObservationQuery, Scalar, ThreadQuery
+from ..stores.base import Direction, MessageQuery, ObservationQuery, RecallFilter, Scalar, ThreadQuery
 from .threads import ThreadHandle, Threads
 from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
     from .memory import Memory
     from .observe.handle import Observations
+    from .recall import RecallResult
+    from .recall.settings import RecallMode
 
 ARCHIVE_FORMAT = "threadmark/1"
 
@@ -80,6 +82,99 @@ class Resource:
             metadata=check_filter(metadata),
         )
         return await self._store.list_messages(self.id, query)
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        thread: str | Sequence[str] | None = None,
+        top_k: int | None = None,
+        window: int | tuple[int, int] | None = None,
+        threshold: float | None = None,
+        filter: Mapping[str, Scalar] | RecallFilter | None = None,
+        mode: RecallMode | None = None,
+        roles: Sequence[str] = (),
+        speaker: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        page: int = 0,
+    ) -> RecallResult:
+        """What this owner's messages say about `query`, best first, with their neighbours.
+
+        What is `None` is as the memory's `semantic_recall` says, or as `SemanticRecall` has it by default; so
+        it also works where that option is off. The first call switches the index on, and waits until every
+        message is in it.
+
+        Args:
+            query: Any text, in any language. Nothing in it is an operator.
+            thread: The id of a thread, or several, to search in; `None` for all.
+            top_k, window, threshold, filter, mode: As in `SemanticRecall`.
+            roles: "user" or "assistant"; empty for both.
+            speaker: Only what the speaker with this id said.
+            since, until: Only messages of these times, both included.
+            metadata: Only messages whose metadata has each of these keys with exactly this value.
+            page: Counted from 0, each of `top_k` hits.
+
+        Raises `ValidationError` for an empty query, `ConfigurationError` where the store keeps no index, and
+        `ModelError` if the embedder fails in mode "vector"; in other modes the result's `degraded` says so.
+        """
+        from .recall.ask import recall
+
+        return await recall(
+            self._memory,
+            self.id,
+            query,
+            thread=thread,
+            top_k=top_k,
+            window=window,
+            threshold=threshold,
+            filter=filter,
+            mode=mode,
+            page=page,
+            conditions={
+                "roles": roles, "speaker": speaker, "since": since, "until": until, "metadata": metadata
+            },
+        )  # fmt: skip
+
+    async def matches(
+        self,
+        text: str = "",
+        *,
+        any_word: bool = False,
+        thread: str | Sequence[str] | None = None,
+        filter: Mapping[str, Scalar] | RecallFilter | None = None,
+        roles: Sequence[str] = (),
+        speaker: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        order: Direction = "asc",
+        page: int = 0,
+        per_page: int = 50,
+    ) -> MessagePage:
+        """Every message that holds the words of `text`, by time: for "how many times" and "list all".
+
+        The page's `total` counts them all. Words are compared without case, accents and English endings, and
+        all must be there, or with `any_word` one; with no text, all that meet the conditions match. The other
+        arguments are those of `recall`.
+        """
+        from .recall.ask import matches
+
+        return await matches(
+            self._memory,
+            self.id,
+            text,
+            any_word=any_word,
+            thread=thread,
+            filter=filter,
+            order=order,
+            page=page,
+            per_page=per_page,
+            conditions={
+                "roles": roles, "speaker": speaker, "since": since, "until": until, "metadata": metadata
+            },
+        )  # fmt: skip
 
     async def run(self, id: str) -> Run | None:
         """The record of one turn, or `None`."""
@@ -154,6 +249,8 @@ class Resource:
 
     message_sync = sync_twin(message)
     messages_sync = sync_twin(messages)
+    recall_sync = sync_twin(recall)
+    matches_sync = sync_twin(matches)
     run_sync = sync_twin(run)
     runs_sync = sync_twin(runs)
     erase_sync = sync_twin(erase)

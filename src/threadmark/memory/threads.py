@@ -216,7 +216,10 @@ class ThreadHandle:
             if message.thread_id is not None and message.thread_id != self.id:
                 raise ValidationError(f"message {message.id!r} belongs to another thread than {self.id!r}")
         write = TurnWrite(thread_id=self.id, now=self._memory.now(), messages=batch, create=create)
-        return list((await self._store.write_turn(self._resource, write)).messages)
+        await self._memory.ready()
+        receipt = await self._store.write_turn(self._resource, write)
+        self._memory.wrote()
+        return list(receipt.messages)
 
     async def messages(
         self,
@@ -321,7 +324,11 @@ class ThreadHandle:
 
     async def update_messages(self, changes: Sequence[MessageChange]) -> list[Message]:
         """Change several messages, all or none. Returns those that were there; unknown ids are skipped."""
-        return await self._store.update_messages(self._resource, self.id, list(changes), self._memory.now())
+        changed = await self._store.update_messages(
+            self._resource, self.id, list(changes), self._memory.now()
+        )
+        self._memory.wrote()
+        return changed
 
     async def delete_messages(self, ids: str | Message | Iterable[str | Message]) -> list[str]:
         """Delete messages, given by id or as they are. Returns the ids that were there."""
@@ -366,7 +373,9 @@ class ThreadHandle:
         Raises `NotFoundError` without a source, `ConflictError` if the new id is taken.
         """
         request = clone_request(self._memory, id, title, metadata, last, since, until, message_ids)
-        return await self._store.clone_thread(self._resource, self.id, request)
+        clone = await self._store.clone_thread(self._resource, self.id, request)
+        self._memory.wrote()
+        return clone
 
     async def history(self) -> list[Thread]:
         """The threads this one was cloned from that are still there, oldest first, then itself."""

@@ -8,6 +8,9 @@ from typing import Any
 from .._types import Message, TextPart, ToolPart
 from .rank import Record
 
+RECALLED = "threadmark.recall"
+"""In the stored outcome of the tool `recall`: the ids of the messages it quoted, in place of the quotes."""
+
 MOST = 100_000
 """Characters of a message that are indexed; what comes after them is found by nothing."""
 
@@ -28,6 +31,11 @@ def searchable(message: Message) -> str:
     return "\n".join(found)
 
 
+def quotes_memory(part: ToolPart) -> bool:
+    """Whether a call is one of memory's own `recall`, stored with ids in place of what it quoted."""
+    return isinstance(part.output, dict) and RECALLED in part.output
+
+
 def record(message: Message) -> Record:
     """What the ranking needs to know of a message: role, the speaker's name or else id, time."""
     speaker = message.speaker
@@ -43,7 +51,7 @@ def _lines(message: Message) -> Iterator[str]:
     for part in message.parts:
         if isinstance(part, TextPart):
             yield part.text
-        elif isinstance(part, ToolPart):
+        elif isinstance(part, ToolPart) and not quotes_memory(part):
             yield part.tool_name
             yield from _strings(part.args)
             yield from _strings(part.output)

@@ -2,6 +2,15 @@
 
 from .base import CheckedEmbedder, Embedder, pieces, unpack
 from .minilm import MiniLMEmbedder
+from .provider import ProviderEmbedder
 from .static import StaticEmbedder
 
-__all__ = ["CheckedEmbedder", "Embedder", "MiniLMEmbedder", "StaticEmbedder", "pieces", "unpack"]
+__all__ = [
+    "CheckedEmbedder",
+    "Embedder",
+    "MiniLMEmbedder",
+    "ProviderEmbedder",
+    "StaticEmbedder",
+    "pieces",
+    "unpack",
+]

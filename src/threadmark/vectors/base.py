@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
 from array import array
@@ -27,8 +28,8 @@ class Embedder(Protocol):
         """Identity of the vector space, e.g. "openai:text-embedding-3-small@512"."""
 
     @property
-    def dimension(self) -> int:
-        """Length of each vector."""
+    def dimension(self) -> int | None:
+        """Length of each vector; `None` as long as the first vector has to tell."""
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> Sequence[Any]:
         """One vector for each text, in order: an array, a sequence of numbers, or float32 bytes.
@@ -42,8 +43,9 @@ class CheckedEmbedder:
     """Wraps an embedder so that what comes out is sound, or a clear error.
 
     Raises `ConfigurationError` for an embedder whose name or dimension cannot be, and when a vector's length
-    is not the dimension; `ModelError` when the embedder fails, returns another number of vectors than texts,
-    or values that are no finite numbers. Cancellation passes through.
+    is not the dimension; `ModelError` when the embedder fails, takes longer than `timeout`, returns another
+    number of vectors than texts, or values that are no finite numbers. Cancellation passes through. Where
+    the embedder does not know its dimension, that of the first sound vector is it.
     """
 
     def __init__(self, embedder: Embedder) -> None:
@@ -52,7 +54,7 @@ class CheckedEmbedder:
             raise ConfigurationError(
                 f"embedder {type(embedder).__name__} needs a non-empty `name`, not {name!r}"
             )
-        if (
+        if dimension is not None and (
             isinstance(dimension, bool)
             or not isinstance(dimension, int)
             or not 0 < dimension <= MAX_DIMENSION
@@ -62,16 +64,35 @@ class CheckedEmbedder:
             )
         self._embedder = embedder
         self.name = name
-        self.dimension = dimension
+        self.dimension: int | None = dimension
 
-    async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[bytes | None]:
-        """For each text a vector of length 1 as little-endian float32 bytes; `None` for a zero vector."""
+    async def measure(self, *, timeout: float | None = None) -> int:
+        """The dimension; where it is not known, one short text is embedded to learn it."""
+        if self.dimension is None:
+            await self.embed(["dimension"], timeout=timeout)
+        if self.dimension is None:
+            raise ModelError(f"embedder {self.name!r} returned nothing for a word")
+        return self.dimension
+
+    async def embed(
+        self, texts: Sequence[str], *, query: bool = False, timeout: float | None = None
+    ) -> list[bytes | None]:
+        """For each text a vector of length 1 as little-endian float32 bytes; `None` for a zero vector.
+
+        `timeout` is in seconds. It cannot stop an embedder that blocks the event loop.
+        """
         if not texts:
             return []
+        limit = asyncio.timeout(timeout)
         try:
-            vectors = await self._embedder.embed(list(texts), query=query)
+            async with limit:
+                vectors = await self._embedder.embed(list(texts), query=query)
             count = len(vectors)
+        except ConfigurationError:
+            raise
         except Exception as error:
+            if limit.expired():
+                raise ModelError(f"embedder {self.name!r} took longer than {timeout:g} s") from None
             raise ModelError(
                 f"embedder {self.name!r} failed: {type(error).__name__}: {error}"[:500]
             ) from error
@@ -81,20 +102,22 @@ class CheckedEmbedder:
 
     def _unit(self, vector: Any) -> bytes | None:
         values = self._values(vector)
-        if len(values) != self.dimension:
+        dimension = self.dimension or len(values)
+        if len(values) != dimension or not 0 < dimension <= MAX_DIMENSION:
             raise ConfigurationError(
                 f"embedder {self.name!r} returned a vector of {len(values)} values; its `dimension` says "
-                f"{self.dimension}"
+                f"{self.dimension or f'nothing, and {MAX_DIMENSION} are the most'}"
             )
         # Scaled first, so that squares of very large or very small values stay in range.
         largest = max(map(abs, values))
         if not math.isfinite(largest) or any(v != v for v in values):
             raise ModelError(f"embedder {self.name!r} returned a vector with values that are not finite")
+        self.dimension = dimension
         if largest == 0:
             return None
         scaled = [v / largest for v in values]
         length = math.sqrt(math.fsum([v * v for v in scaled]))
-        return struct.pack(f"<{self.dimension}f", *[v / length for v in scaled])
+        return struct.pack(f"<{dimension}f", *[v / length for v in scaled])
 
     def _values(self, vector: Any) -> Sequence[float]:
         try:

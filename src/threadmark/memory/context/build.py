@@ -8,7 +8,8 @@ Every layer of memory contributes; this module alone decides the order, the budg
     history          the window of stored messages; a change of working memory stands before the question
                      that first came after it
     ---              so far the prompt is stable: the thread's next prompt begins with it
-    recalled, what the log says of the present, call context, and the new input, which is never dropped
+    recalled         what other messages say about the question, fenced, in a user message
+    what the log says of the present, call context, and the new input, which is never dropped
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from typing import TYPE_CHECKING
 from ..._types import Message, TextPart
 from ...stores.base import Window
 from ..counting import Counting
+from .recalled import recalled_blocks, recalled_message, reserved
 from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
 from .stability import fingerprint
 
 if TYPE_CHECKING:
     from ..observe.view import ObservedThread, Shown
+    from ..recall.render import RecalledBlock
+    from ..recall.turn import TurnRecall
 
 OBSERVATIONS_SHARE = 0.5
 """Most of the budget that observations may take."""
@@ -55,7 +59,7 @@ class Layers:
     memory: str = ""
     memory_version: int = 0
     history: Sequence[Message] = ()
-    recalled: Sequence[Message] = ()
+    recall: TurnRecall | None = None
     context: Sequence[Message] = ()
     input: Sequence[Message] = ()
     window: Window | None = None
@@ -91,6 +95,7 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     last = "" if layers.window is None else layers.window.fingerprint
     dropped: list[Message] = []
     room: int | None = None
+    kept = 0
     log = _observations(layers, None) if layers.max_tokens is None else None
     if layers.max_tokens is not None:
         fixed = count.text(instructions) + count.text(layers.tools) + sum(size for _, _, size in tail)
@@ -102,7 +107,8 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
             if log.left_out:
                 moved.append(f"budget: {len(log.left_out)} observations were left out")
             room -= sum([count.text(text) for text in (*log.log.segments, log.log.tail)])
-        room -= count.text(memory) + sum(count.message(message) for message in layers.recalled)
+        room -= count.text(memory)
+        kept = reserved(layers.recall, room)
     head = () if not memory else (_memory_message(memory),)
     if log is not None:
         head = (*_segments(log), *head)
@@ -112,9 +118,9 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         history = sum(count.message(message) for _, message in shown)
     else:  # what stood there in the turn before was counted then
         history = layers.counted + sum(count.message(message) for message in stable[max(same, len(head)) :])
-    if room is not None and history > room:
+    if room is not None and history > room - kept:
         sizes = [count.message(message) for _, message in shown]
-        first = _first_that_fits(sizes, int(room * KEEP_AFTER_CUT))
+        first = _first_that_fits(sizes, int((room - kept) * KEEP_AFTER_CUT))
         # Some providers refuse a conversation that begins with an answer.
         while first < len(shown) and shown[first][1].role != "user":
             first += 1
@@ -126,7 +132,9 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
     now = () if log is None or not log.log.tail else (_text_message("observations-now", log.log.tail),)
-    blocks = _blocks(layers, log, memory, [stored.id for stored, _ in shown], history, tail)
+    ids = [stored.id for stored, _ in shown]
+    recalled = recalled_blocks(layers.recall, set(ids), None if room is None else room - history, count.text)
+    blocks = _blocks(layers, log, memory, ids, history, recalled, tail)
     report = ContextReport(
         blocks=tuple(
             [replace(block, tokens=count.scaled(block.tokens)) for block in blocks]
@@ -136,6 +144,7 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         dropped=(*_trimmed(layers), *(m.id for m in dropped), *(() if log is None else log.left_out)),
         breaks=tuple(moved) if last else (),
         budget=layers.max_tokens,
+        degraded=() if layers.recall is None or not layers.recall.degraded else (layers.recall.degraded,),
         counter=count.by,
         scale=count.scale,
     )
@@ -143,7 +152,12 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
     return (
         Prompt(
             instructions=instructions,
-            messages=(*stable, *layers.recalled, *now, *(message for _, message, _ in tail if message)),
+            messages=(
+                *stable,
+                *recalled_message(recalled),
+                *now,
+                *(message for _, message, _ in tail if message),
+            ),
             report=report,
             stable=len(stable),
             counted=sum(block.tokens for block in blocks),
@@ -194,6 +208,7 @@ def _blocks(
     memory: str,
     history: Sequence[str],
     history_tokens: int,
+    recalled: Sequence[RecalledBlock],
     tail: Sequence[tuple[Message, Message | None, int]],
 ) -> list[Block]:
     """The blocks, with tokens as they were counted, uncorrected."""
@@ -228,12 +243,17 @@ def _blocks(
         f"the newest {len(history)} messages of the thread",
         stable=True,
     )
-    message_block(
-        "recalled",
-        [message.id for message in layers.recalled],
-        sum(count.message(message) for message in layers.recalled),
-        "recalled for this question",
-    )
+    blocks += [
+        Block(
+            kind="recalled",
+            tokens=count.text(block.text),
+            sources=block.sources,
+            why=block.why,
+            text=block.text,
+            scores=block.scores,
+        )
+        for block in recalled
+    ]
     if log is not None and log.log.tail:
         tokens = count.text(log.log.tail)
         why = "what the observations say of the present"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from difflib import unified_diff
 
 from ..._types import DataPart, Message, Part, Speaker, StepPart, TextPart, ToolPart
+from ...recall.text import quotes_memory
 from ...stores.base import CONTEXT_PART, MEMORY_TOOLS
 
 HIDDEN_TOOLS = MEMORY_TOOLS
@@ -108,7 +109,7 @@ def present(message: Message, *, past: bool) -> Message | None:
     parts: list[Part] = []
     changed = False
     for part in message.parts:
-        if isinstance(part, ToolPart) and part.tool_name in HIDDEN_TOOLS and past:
+        if isinstance(part, ToolPart) and past and (part.tool_name in HIDDEN_TOOLS or quotes_memory(part)):
             changed = True
         elif isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed:
             parts.append(interrupted(part))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ..._types import Message
@@ -37,6 +38,8 @@ class Block:
     stable: bool = False
     text: str = ""
     """The block as the model sees it; empty for messages, which `sources` names."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of a recalled block: the score of each hit by its id. Sources without one are neighbours of hits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,15 @@ class ContextReport:
     means that a provider's prefix cache still holds. `counter` names what counted the tokens: a family of
     tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
     multiplied, as learned from the figures that the provider reported.
+    `degraded` says what memory could not do for this turn, such as recall while its embedder is down: the
+    turn went on without.
     """
 
     blocks: tuple[Block, ...] = ()
     dropped: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     budget: int | None = None
+    degraded: tuple[str, ...] = ()
     counter: str = ""
     scale: float = 1.0
 

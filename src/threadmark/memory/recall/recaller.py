@@ -1,0 +1,232 @@
+"""The one implementation of recall: the question's vector, the search, the reranker, the reasons."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..._errors import ConfigurationError, ModelError, ThreadmarkError, ValidationError
+from ..._types import Message
+from ...recall.query import Query, parse_query
+from ...recall.rank import Ranked, Settings, Why
+from ...recall.rerank import rerank
+from ...recall.text import searchable
+from ...stores.base import RecallFilter, RecallHit, RecallQuery, RecallState, Store
+from .embedding import embed, resolve
+from .indexing import Indexer, OnProgress
+from .result import Recalled, RecallReason, RecallResult
+from .settings import SemanticRecall
+
+if TYPE_CHECKING:
+    from ...vectors import CheckedEmbedder
+    from ..background import Background
+
+log = logging.getLogger("threadmark")
+
+RERANK_POOL = 5
+"""How many hits a reranker sees for each that is wanted, and 20 at least."""
+
+
+class Recaller:
+    """Recall in the databases' messages, for one `Memory`. `embedder` is what its settings leave open."""
+
+    def __init__(
+        self, store: Store, clock: Callable[[], datetime], background: Background, embedder: Any = None
+    ) -> None:
+        self.store = store
+        self._embedder = embedder
+        self._embedders: dict[tuple[int, str], tuple[Any, CheckedEmbedder | None]] = {}
+        self._lock = Lock()
+        self.indexer = Indexer(store, clock, background)
+
+    def embedder(self, settings: SemanticRecall) -> CheckedEmbedder | None:
+        """The embedder of these settings; `None` for words alone. Raises `ConfigurationError`."""
+        wanted = self._embedder if settings.embedder is None else settings.embedder
+        key = (id(wanted) if not isinstance(wanted, str) else hash(wanted), settings.mode)
+        with self._lock:
+            if key not in self._embedders:
+                # The object is kept beside, so that its id stays its own.
+                self._embedders[key] = (wanted, resolve(wanted, settings.mode))
+            return self._embedders[key][1]
+
+    def check(self, settings: SemanticRecall | None) -> None:
+        """Raise `ConfigurationError` for settings that cannot work, and a store without an index."""
+        if "recall" not in self.store.capabilities:
+            raise ConfigurationError(
+                f"{type(self.store).__name__} keeps no index for recall; semantic_recall needs a store with "
+                "the capability 'recall'"
+            )
+        self.embedder(settings or SemanticRecall())
+
+    async def prepare(self, settings: SemanticRecall, *, wait: bool = False) -> None:
+        """Switch the index on, with a space for the embedder, and have it filled in the background.
+
+        With `wait` every message of the database is in the lexical index afterwards. Costs nothing once done.
+        An embedder that fails leaves lexical search as it is, and is tried again the next time.
+        """
+        await self.indexer.enable(wait=wait)
+        embedder = self.embedder(settings)
+        if embedder is not None:
+            try:
+                await self.indexer.add(embedder, timeout=settings.timeout)
+            except ModelError as error:
+                log.warning("recall goes on without vectors: %s", error)
+        self.indexer.wake()
+
+    async def catch_up(self, seconds: float) -> None:
+        """Wait, `seconds` at most, while the background makes vectors of what was stored before."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        # The work may belong to another event loop, so there is nothing of this one to wait for.
+        while self.indexer.is_at_work and clock() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.004)
+
+    async def reindex(
+        self,
+        embedder: Any,
+        settings: SemanticRecall | None,
+        on_progress: OnProgress | None,
+        *,
+        drop_others: bool,
+    ) -> RecallState:
+        """See `Memory.reindex`."""
+        self.check(settings)
+        settings = settings or SemanticRecall()
+        if embedder is not None:
+            settings = replace(settings, embedder=embedder, mode="hybrid")
+        return await self.indexer.reindex(self.embedder(settings), on_progress, drop_others=drop_others)
+
+    async def search(
+        self,
+        owner: str,
+        text: str,
+        settings: SemanticRecall,
+        filter: RecallFilter,
+        *,
+        limit: int,
+        offset: int = 0,
+        near: int | None = None,
+        strict: bool = False,
+    ) -> RecallResult:
+        """What the owner's messages say about `text`: `limit` hits after the first `offset`.
+
+        The first `near` of them bring their neighbours, all if it is `None`.
+
+        Where the embedder or the reranker fails, the answer says so in `degraded`; with `strict` a failure
+        that leaves nothing to search by raises `ModelError`.
+        """
+        if not isinstance(text, str):
+            raise ValidationError(f"the query must be a string, not {type(text).__name__}")
+        if not text.strip():
+            return RecallResult(query=text)
+        query, vector, space, degraded = await self._vector(owner, text, settings)
+        lexical = settings.mode != "vector"
+        if vector is None and not lexical:
+            if strict and degraded is not None:
+                raise ModelError(degraded)
+            return RecallResult(query=text, mode="vector", degraded=degraded)
+        mode: Literal["lexical", "vector", "hybrid"] = (
+            "lexical" if vector is None else "hybrid" if lexical else "vector"
+        )
+        reranks = settings.reranker is not None
+        apart = reranks or (near is not None and near < limit)
+        request = RecallQuery(
+            query=query,
+            vector=vector,
+            space=space,
+            lexical=lexical,
+            limit=min(1000 - offset, max(20, RERANK_POOL * limit)) if reranks else limit,
+            offset=offset,
+            threshold=settings.threshold,
+            filter=filter,
+            before=0 if apart else settings.before,
+            after=0 if apart else settings.after,
+            settings=Settings(recency=settings.recency, half_life=settings.half_life),
+        )
+        answer = await self.store.search_messages(owner, request)
+        hits, messages = answer.hits, answer.messages
+        if reranks and hits:
+            try:
+                hits = await _reranked(settings.reranker, text, hits)
+            except ModelError as error:
+                log.warning("recall goes on without its reranker: %s", error)
+                degraded = str(error) if degraded is None else f"{degraded}; {error}"
+            hits = hits[:limit]
+        if apart and hits:
+            messages = await self._with_neighbours(owner, [hit.message for hit in hits], near, settings)
+        return RecallResult(
+            query=text,
+            hits=_recalled(hits, messages, settings),
+            messages=messages,
+            mode=mode,
+            degraded=degraded,
+            indexed=answer.indexed,
+            embedded=answer.embedded,
+        )
+
+    async def _vector(
+        self, owner: str, text: str, settings: SemanticRecall
+    ) -> tuple[Query | str, bytes | None, str | None, str | None]:
+        """The question analysed, its vector and the vector's space; why there is none, if there should be."""
+        embedder = self.embedder(settings)
+        if embedder is None:
+            return text, None, None, None
+        query = parse_query(text, speakers=await self.store.list_speakers(owner))
+        try:
+            await self.indexer.add(embedder, timeout=settings.timeout)
+            (vector,) = await embed(embedder, [query.embed], query=True, timeout=settings.timeout)
+        except ThreadmarkError as error:
+            if isinstance(error, ConfigurationError) and settings.mode in ("vector", "hybrid"):
+                raise
+            log.warning("recall goes on without vectors: %s", error)
+            return query, None, None, f"searched by words alone: {error}"
+        return query, vector, None if vector is None else embedder.name, None
+
+    async def _with_neighbours(
+        self, owner: str, found: Sequence[Message], near: int | None, settings: SemanticRecall
+    ) -> tuple[Message, ...]:
+        """`found` and the neighbours of the first `near`, each once, in order."""
+        ids = [message.id for message in found[:near]]
+        around = await self.store.get_messages(owner, ids, before=settings.before, after=settings.after)
+        known = {message.id: message for message in (*around, *found)}
+        return tuple(sorted(known.values(), key=lambda message: (message.thread_id or "", message.seq or 0)))
+
+
+async def _reranked(reranker: Any, text: str, hits: Sequence[RecallHit]) -> tuple[RecallHit, ...]:
+    ranked = [Ranked(0, place, hit.score, hit.rank, hit.why) for place, hit in enumerate(hits)]
+    ordered = await rerank(reranker, text, ranked, [searchable(hit.message) for hit in hits])
+    return tuple(
+        [
+            replace(hits[entry.seq], score=entry.score, rank=hits[0].rank + place, why=entry.why)
+            for place, entry in enumerate(ordered)
+        ]
+    )
+
+
+_SCORES = tuple(item.name for item in fields(Why) if item.name != "terms")
+
+
+def _recalled(
+    hits: Sequence[RecallHit], messages: Sequence[Message], settings: SemanticRecall
+) -> tuple[Recalled, ...]:
+    """The hits with their reasons, and those of `messages` that are their neighbours."""
+    places = {(message.thread_id, message.seq): message for message in messages}
+    reach = range(-settings.before, settings.after + 1)
+    found = []
+    for hit in hits:
+        thread, seq = hit.message.thread_id, hit.message.seq or 0
+        near = tuple([places[thread, seq + step] for step in reach if (thread, seq + step) in places])
+        why = RecallReason(
+            rank=hit.rank,
+            scores={name: value for name in _SCORES if (value := getattr(hit.why, name))},
+            terms=hit.why.terms,
+            sources=(hit.message.id,),
+            window=tuple([message.id for message in near]),
+        )
+        found.append(Recalled(message=hit.message, score=hit.score, why=why, window=near))
+    return tuple(found)

@@ -1,0 +1,473 @@
+"""`user.recall` and `user.matches`: one owner's messages, found by words and meaning, with reasons."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from threadmark import (
+    ConfigurationError,
+    Memory,
+    Message,
+    MessageChange,
+    ModelError,
+    RecallFilter,
+    SemanticRecall,
+    Speaker,
+    ValidationError,
+)
+from threadmark.memory.recall.indexing import IndexProgress
+
+pytestmark = pytest.mark.anyio
+DAY = datetime(2026, 3, 2, tzinfo=UTC)
+NUMBERS = itertools.count()
+ANA = Speaker(id="a1", name="Ana")
+BEN = Speaker(id="b1", name="Ben")
+
+
+class Animals:
+    """An embedder that knows three things: dogs, cats, and everything else. What it does can be broken."""
+
+    dimension: int | None = 3
+
+    def __init__(self, name: str = "animals") -> None:
+        # A process remembers the vectors of recent texts by the embedder's name.
+        self.name = f"{name}-{next(NUMBERS)}"
+        self.broken: Any = None
+        self.texts: list[str] = []
+
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> Any:
+        self.texts += texts
+        if callable(self.broken):
+            return await self.broken(texts)
+        return [
+            [float("dog" in t or "puppy" in t), float("cat" in t or "kitten" in t), 0.1 + ("zero" in t) * 0]
+            for t in map(str.lower, texts)
+        ]
+
+
+async def fail(texts: Sequence[str]) -> Any:
+    raise ConnectionError("the embedder is down")
+
+
+def said(text: str, who: Speaker | None = None, day: int = 0, **more: Any) -> Message:
+    return Message.user(text, speaker=who, created_at=DAY + timedelta(days=day), **more)
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[Memory]:
+    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=Animals())) as memory:
+        yield memory
+
+
+async def fill(memory: Memory) -> None:
+    ana = memory.resource("ana")
+    await ana.thread("pets").save(
+        [
+            said("My puppy is called Biscuit.", ANA, id="m1"),
+            Message.assistant("What a name!", id="m2", created_at=DAY),
+            said("The vet says he is fine.", BEN, 1, id="m3"),
+            said("We planted tulips.", ANA, 2, id="m4", metadata={"kind": "garden"}),
+        ]
+    )
+    await ana.thread("work").save([said("The deadline of the project is Friday.", ANA, 30, id="w1")])
+    await memory.resource("eve").thread("pets").save([said("Eve's puppy is called Rex.", id="e1")])
+
+
+async def test_hits_carry_scores_reasons_and_neighbours(memory: Memory) -> None:
+    """A hit says its score per arm, rank, sources and window; its neighbours come along, in order."""
+    await fill(memory)
+    found = await memory.resource("ana").recall("What is the puppy called?", top_k=1, window=1)
+    (hit,) = found.hits
+    assert (hit.message.id, hit.why.rank, found.mode, found.degraded) == ("m1", 1, "hybrid", None)
+    assert math.isclose(hit.score, sum(hit.why.scores.values()), abs_tol=1e-9)
+    assert hit.why.lexical > 0
+    assert hit.why.semantic > 0
+    assert hit.why.sources == ("m1",)
+    assert hit.why.window == ("m1", "m2")
+    assert [message.id for message in found.messages] == ["m1", "m2"]
+    assert "puppi" in hit.why.terms
+    assert (found.indexed, found.embedded) == (5, 5)
+
+
+async def test_meaning_finds_what_words_do_not(memory: Memory) -> None:
+    """Without a common word the vector arm finds the message; words alone do not."""
+    await fill(memory)
+    ana = memory.resource("ana")
+    assert (await ana.recall("dog", mode="vector", top_k=1)).hits[0].message.id == "m1"
+    assert not (await ana.recall("dog", mode="lexical")).hits
+
+
+async def test_an_owner_finds_only_their_own(memory: Memory) -> None:
+    """No mode, thread or id reaches another owner's message."""
+    await fill(memory)
+    for mode in ("lexical", "vector", "hybrid"):
+        found = await memory.resource("eve").recall("puppy called", mode=mode, top_k=10)
+        assert {message.id for message in found.messages} <= {"e1"}
+    assert not (await memory.resource("nobody").recall("puppy")).hits
+    assert not (await memory.resource("eve").recall("deadline", thread="work")).hits
+
+
+async def test_conditions_narrow_before_places_are_given(memory: Memory) -> None:
+    """Threads, speakers, times, roles and metadata of messages and threads decide what may be found."""
+    await fill(memory)
+    ana = memory.resource("ana")
+    await ana.thread("work").update(metadata={"status": "open"})
+
+    async def ids(**conditions: Any) -> list[str]:
+        found = await ana.recall("puppy vet tulips deadline name", top_k=10, window=0, **conditions)
+        return sorted(hit.message.id for hit in found)
+
+    assert await ids(thread="work") == ["w1"]
+    assert await ids(speaker="b1") == ["m3"]
+    assert await ids(roles=["assistant"]) == ["m2"]
+    assert await ids(since=DAY + timedelta(days=2)) == ["m4", "w1"]
+    assert await ids(until=DAY) == ["m1", "m2"]
+    assert await ids(metadata={"kind": "garden"}) == ["m4"]
+    assert await ids(filter={"status": "open"}) == ["w1"]
+    assert await ids(filter=RecallFilter(speaker_id="b1")) == ["m3"]
+    await ana.thread("work").update(metadata={"status": "done"})
+    assert await ids(filter={"status": "open"}) == []
+
+
+async def test_threshold_pages_and_windows(memory: Memory) -> None:
+    """A threshold above all scores finds nothing; pages go on down the ranking; a pair is (before, after)."""
+    await fill(memory)
+    ana = memory.resource("ana")
+    assert not (await ana.recall("puppy", threshold=50.0)).hits
+    everything = await ana.recall("puppy vet tulips", top_k=3, window=0)
+    pages = [await ana.recall("puppy vet tulips", top_k=1, window=0, page=page) for page in range(3)]
+    assert [page.hits[0].message.id for page in pages] == [hit.message.id for hit in everything]
+    found = await ana.recall("vet", top_k=1, window=(2, 0))
+    assert [message.id for message in found.messages] == ["m1", "m2", "m3"]
+
+
+async def test_it_works_where_the_option_is_off() -> None:
+    """`user.recall` switches the index on, and finds what was stored before."""
+    async with Memory("sqlite://") as memory:
+        await fill(memory)
+        assert not (await memory.index_state()).enabled
+        found = await memory.resource("ana").recall("What is the puppy called?")
+        assert found.hits[0].message.id == "m1"
+        assert (await memory.index_state()).complete
+
+
+async def test_no_embedder_is_asked_where_recall_is_off() -> None:
+    """With recall off nothing is embedded and no index is kept."""
+    animals = Animals()
+    async with Memory("sqlite://", embedder=animals) as memory:
+        await fill(memory)
+        await memory.settled()
+        assert animals.texts == []
+        assert not (await memory.index_state()).enabled
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\n\t"])
+async def test_an_empty_query_is_refused(memory: Memory, query: str) -> None:
+    """There is nothing to look for, and the error says so."""
+    with pytest.raises(ValidationError, match="empty"):
+        await memory.resource("ana").recall(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["the of and", "?!...", "\x00", "a\x00b", '"', "NEAR(a b)", 'x" OR "y', "a* -b ^c {d}: (", "東京", "😺",
+     "\ud800", "puppy " * 2000, "';DROP TABLE messages;--", "x" * 10_000],
+)  # fmt: skip
+async def test_any_text_is_a_query(memory: Memory, query: str) -> None:
+    """Stop words, punctuation, NUL, operators, other scripts, 10 kB: an answer, never a syntax error."""
+    await fill(memory)
+    for mode in ("lexical", "vector", "hybrid"):
+        await memory.resource("ana").recall(query, mode=mode)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 0}, {"top_k": 1001}, {"window": -1}, {"window": (1, 2, 3)}, {"window": "1"},
+     {"threshold": math.nan}, {"page": -1}, {"roles": ["system"]}, {"thread": ""}, {"speaker": ""},
+     {"filter": {"bad key": 1}}, {"metadata": {"a": []}}, {"since": "2026"}],
+)  # fmt: skip
+async def test_nonsense_is_refused(memory: Memory, options: Any) -> None:
+    """What makes no sense is a `ValidationError` that names it."""
+    with pytest.raises(ValidationError):
+        await memory.resource("ana").recall("puppy", **options)
+
+
+@pytest.mark.parametrize("mode", ["semantic", "", 1])
+async def test_an_unknown_mode_is_refused(memory: Memory, mode: Any) -> None:
+    """A mode that is none is a `ConfigurationError` naming those there are."""
+    if mode == "":
+        mode = "none"
+    with pytest.raises(ConfigurationError, match="lexical"):
+        await memory.resource("ana").recall("puppy", mode=mode)
+
+
+async def nan(texts: Sequence[str]) -> Any:
+    return [[math.nan, 0.0, 0.0] for _ in texts]
+
+
+async def wide(texts: Sequence[str]) -> Any:
+    return [[1.0, 0.0, 0.0, 0.0] for _ in texts]
+
+
+async def slow(texts: Sequence[str]) -> Any:
+    await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize("broken", [fail, nan, wide, slow])
+async def test_a_failing_embedder_degrades_recall(broken: Any) -> None:
+    """Words still find, the answer says why meaning did not; mode "vector" raises. Nothing waits in vain."""
+    animals = Animals()
+    settings = SemanticRecall(embedder=animals, timeout=0.2)
+    async with Memory("sqlite://", semantic_recall=settings) as memory:
+        await fill(memory)
+        await memory.settled()
+        animals.broken = broken
+        ana = memory.resource("ana")
+        query = f"the puppy called {broken.__name__}"
+        found = await ana.recall(query)
+        assert found.hits[0].message.id == "m1"
+        assert found.mode == "lexical"
+        assert found.degraded is not None
+        assert "animals" in found.degraded
+        with pytest.raises((ModelError, ConfigurationError), match="animals"):
+            await ana.recall(query, mode="vector")
+        animals.broken = None
+        assert (await ana.recall(query)).degraded is None
+
+
+async def test_a_zero_vector_is_no_vector(memory: Memory) -> None:
+    """A question that the embedder makes nothing of is searched by words."""
+
+    async def zeros(texts: Sequence[str]) -> Any:
+        return [[0.0, 0.0, 0.0] for _ in texts]
+
+    await fill(memory)
+    await memory.settled()
+    assert memory.settings.semantic_recall is not None
+    animals: Any = memory.settings.semantic_recall.embedder
+    animals.broken = zeros
+    found = await memory.resource("ana").recall("puppy zero")
+    assert (found.hits[0].message.id, found.mode, found.degraded) == ("m1", "lexical", None)
+
+
+async def test_a_dead_embedder_loses_nothing_and_backfill_heals() -> None:
+    """Messages are stored while the embedder is down, wait visibly, and get vectors once it is back."""
+    events: list[str] = []
+    now = [DAY]
+    animals = Animals()
+    animals.broken = fail
+    settings = SemanticRecall(embedder=animals)
+    async with Memory(
+        "sqlite://", semantic_recall=settings, clock=lambda: now[0], on_event=lambda e: events.append(e.name)
+    ) as memory:
+        await fill(memory)
+        await memory.settled()
+        assert "index-failed" in events
+        (space,) = (await memory.index_state()).spaces
+        assert (space.embedded, space.waiting, space.complete) == (0, 6, False)
+        assert "ConnectionError" in (space.error or "")
+        animals.broken = None
+        now[0] += timedelta(minutes=10)  # beyond the first retry
+        await memory.resource("ana").thread("pets").save(said("One more dog."))
+        await memory.settled()
+        (space,) = (await memory.index_state()).spaces
+        assert (space.embedded, space.waiting, space.complete) == (7, 0, True)
+
+
+async def test_one_bad_message_does_not_hold_up_the_others() -> None:
+    """A text that the embedder refuses waits by itself; the rest of its batch is embedded."""
+    animals = Animals()
+
+    async def picky(texts: Sequence[str]) -> Any:
+        if any("tulips" in text for text in texts):
+            raise ValueError("I refuse")
+        return [[1.0, 0.0, 0.0] for _ in texts]
+
+    animals.broken = picky
+    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=animals)) as memory:
+        await fill(memory)
+        await memory.settled()
+        (space,) = (await memory.index_state()).spaces
+        assert (space.embedded, space.waiting, space.failing) == (5, 1, 1)
+
+
+async def test_a_first_failure_does_not_poison(memory: Memory) -> None:
+    """An embedder whose dimension has to be learnt may fail at first use; the next use works."""
+    animals = Animals("learns")
+    animals.dimension = None
+    animals.broken = fail
+    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=animals)) as other:
+        await fill(other)
+        ana = other.resource("ana")
+        assert (await ana.recall("puppy")).degraded
+        animals.broken = None
+        found = await ana.recall("puppy again")
+        assert (found.degraded, found.mode) == (None, "hybrid")
+
+
+async def test_models_of_equal_dimension_never_mix() -> None:
+    """Another embedder is another index: the first one's vectors answer nothing for it."""
+    first, second = Animals("first"), Animals("second")
+    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=first)) as memory:
+        await fill(memory)
+        await memory.settled()
+        told: list[IndexProgress] = []
+        state = await memory.reindex(second, on_progress=told.append)
+        assert {space.name: space.embedded for space in state.spaces} == {first.name: 6, second.name: 6}
+        assert told[-1].embedded == 6
+        assert told[-1].failed == 0
+        state = await memory.reindex(second, drop_others=True)
+        assert [space.name for space in state.spaces] == [second.name]
+
+
+async def test_reindex_keeps_the_old_index_until_the_new_one_is_whole() -> None:
+    """With an embedder that fails, `drop_others` drops nothing and raises."""
+    first, second = Animals("first"), Animals("second")
+    second.broken = fail
+    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=first)) as memory:
+        await fill(memory)
+        await memory.settled()
+        with pytest.raises(ModelError):
+            await memory.reindex(second, drop_others=True)
+        assert first.name in {space.name for space in (await memory.index_state()).spaces}
+
+
+async def test_changed_and_deleted_messages(memory: Memory) -> None:
+    """A changed message is found by its new text only; a deleted one, or of a deleted thread, not at all."""
+    await fill(memory)
+    ana = memory.resource("ana")
+    pets = ana.thread("pets")
+    await pets.update_messages([MessageChange(id="m1", parts=said("My kitten is called Milo.").parts)])
+    await memory.settled()
+    found = await ana.recall("kitten", top_k=1)
+    assert found.hits[0].message.text == "My kitten is called Milo."
+    assert not (await ana.recall("puppy", mode="lexical")).hits
+    assert (await memory.index_state()).spaces[0].embedded == 6
+    await pets.delete_messages("m1")
+    assert not (await ana.recall("kitten Milo", mode="lexical")).hits
+    assert (await memory.index_state()).spaces[0].embedded == 5
+    await pets.delete()
+    assert not (await ana.recall("vet tulips", mode="lexical")).hits
+    await ana.erase()
+    assert (await memory.index_state()).indexed == 1  # Eve's
+
+
+async def test_long_messages_and_every_part_are_searchable(memory: Memory) -> None:
+    """Pieces of a long message are found and count as one; tool results and every text part are, too."""
+    from threadmark import TextPart, ToolPart
+
+    ana = memory.resource("ana")
+    long = "Nothing of note happened. " * 2000 + "The dog ate the homework. " + "More of the same. " * 500
+    await ana.thread("t").save([said(long, id="long"), *[said(f"filler {i}") for i in range(20)]])
+    call = ToolPart(
+        tool_call_id="c",
+        tool_name="weather",
+        args={"city": "Porto"},
+        state="result",
+        output={"sky": "thunderstorm"},
+    )
+    parts = [TextPart("First I look."), call, TextPart("Then I answer.")]
+    await ana.thread("t").save(Message.assistant("", id="steps").replace(parts=parts))
+    found = await ana.recall("puppy", mode="vector", top_k=3, window=0)
+    assert [hit.message.id for hit in found][:1] == ["long"]
+    assert len({hit.message.id for hit in found}) == len(found)
+    for query in ("thunderstorm", "Porto", "answer", "look"):
+        assert (await ana.recall(query, mode="lexical", top_k=1)).hits[0].message.id == "steps"
+
+
+async def test_a_text_is_embedded_once() -> None:
+    """The same text of the same embedder is not embedded again by this process."""
+    animals = Animals("counts")
+    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=animals)) as memory:
+        ana = memory.resource("ana")
+        for thread in ("a", "b"):
+            await ana.thread(thread).save(said("the very same words"))
+            await memory.settled()
+        for _ in range(2):
+            await ana.recall("the very same question")
+        assert animals.texts.count("the very same words") == 1
+        assert animals.texts.count("the very same question") == 1
+
+
+class Backwards:
+    async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        if query == "fail":
+            raise ConnectionError("down")
+        return [float("tulips" in text) for text in texts]
+
+
+async def test_a_reranker_has_its_say(memory: Memory) -> None:
+    """It moves what it likes up, and the reasons say so; one that fails degrades."""
+    await fill(memory)
+    settings = SemanticRecall(embedder=Animals(), reranker=Backwards(), top_k=1)
+    memory.settings = memory.settings.merge({"semantic_recall": settings})
+    ana = memory.resource("ana")
+    found = await ana.recall("planted called vet")
+    assert found.hits[0].message.id == "m4"
+    assert found.hits[0].why.scores["rerank"] > 0
+    assert found.hits[0].why.window == ("m3", "m4")
+    assert "reranker" in ((await ana.recall("fail")).degraded or "")
+
+
+async def test_matches_counts_and_lists(memory: Memory) -> None:
+    """Every message with the words, by time, with the total; conditions apply."""
+    await fill(memory)
+    ana = memory.resource("ana")
+    page = await ana.matches("calling")
+    assert ([message.id for message in page], page.total) == (["m1"], 1)
+    assert (await ana.matches("vet tulips")).total == 0
+    assert [m.id for m in await ana.matches("vet tulips", any_word=True)] == ["m3", "m4"]
+    assert [m.id for m in await ana.matches(speaker="a1", order="desc", per_page=2)] == ["w1", "m4"]
+    assert (await ana.matches(thread="pets", per_page=0)).total == 4
+
+
+async def test_clock_changes_lose_nothing() -> None:
+    """A clock that goes back delays no message's vectors for good and hides none."""
+    now = [DAY]
+    async with Memory(
+        "sqlite://", semantic_recall=SemanticRecall(embedder=Animals()), clock=lambda: now[0]
+    ) as memory:
+        ana = memory.resource("ana")
+        await ana.thread("t").save("a dog")
+        await memory.settled()
+        now[0] = DAY - timedelta(days=400)
+        await ana.thread("t").save("another dog")
+        await memory.settled()
+        now[0] = DAY + timedelta(days=4000)
+        await ana.thread("t").save("a third dog")
+        found = await ana.recall("puppy", mode="vector")
+        assert len(found.hits) == 3
+        assert (await memory.index_state()).spaces[0].complete
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"embedder": 5}, {"embedder": "nothing"}, {"embedder": ""}, {"scope": "user"}, {"mode": "fuzzy"},
+     {"reranker": object()}, {"tool": "yes"}, {"filter": 3}, {"fill": 1}],
+)  # fmt: skip
+def test_settings_that_cannot_work_fail_at_once(options: Any) -> None:
+    """A wrong setting is a `ConfigurationError` when the memory is made."""
+    with pytest.raises(ConfigurationError):
+        Memory("sqlite://", semantic_recall=SemanticRecall(**options))
+
+
+@pytest.mark.parametrize("value", [1, "yes", {"top_k": 2}])
+def test_the_option_is_checked(value: Any) -> None:
+    """`semantic_recall` is a truth value or its settings."""
+    with pytest.raises(ConfigurationError, match="SemanticRecall"):
+        Memory("sqlite://", semantic_recall=value)
+
+
+def test_the_sync_twin() -> None:
+    """`recall_sync` and `matches_sync` work in plain code."""
+    with Memory("sqlite://", semantic_recall=True) as memory:
+        memory.resource("ana").thread("t").save_sync("My puppy is called Biscuit.")
+        assert memory.resource("ana").recall_sync("puppy").hits[0].message.seq == 1
+        assert memory.resource("ana").matches_sync("puppy").total == 1
