@@ -18,6 +18,13 @@ from ...stores.base import CONTEXT_PART, MEMORY_TOOLS
 HIDDEN_TOOLS = MEMORY_TOOLS
 """Tools of memory itself. Their calls are stored, and left out of later prompts: their effect is shown."""
 
+WAITING = {
+    "approval": "The call waits for a person's approval. It has not been made; do not make it again.",
+    "suspension": "The call waits for an answer of a person. It is not finished; do not make it again.",
+    "delegation": "The call waits for a person's decision. It is not finished; do not make it again.",
+}
+"""What the model is told of a call that waits while people talk on."""
+
 INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
 
 OWN_ELEMENTS = (
@@ -141,7 +148,9 @@ def _model_facing(part: ToolPart) -> ToolPart:
 
 def interrupted(call: ToolPart) -> ToolPart:
     """`call`, which never had an outcome, with one that says so: providers refuse calls without outcome."""
-    return replace(call, state="interrupted", error=INTERRUPTED)
+    pause = call.pause or {}
+    waits = None if "decision" in pause else WAITING.get(str(pause.get("kind")))
+    return replace(call, state="interrupted", error=waits or INTERRUPTED)
 
 
 def _present_user(message: Message) -> Message | None:
