@@ -24,6 +24,7 @@ from .delegation import Delegation
 from .events import Emit
 from .hooks import Hooks, check_hooks
 from .loop import execute
+from .networks import Networks
 from .options import (
     Call,
     CallOptions,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from ..models import ModelLike
 
 
-class Agent(Resumable):
+class Agent(Resumable, Networks):
     """Answers with a model, tools and memory.
 
     Args:

@@ -25,10 +25,12 @@ _PLAIN, _BOLD, _DIM = "\x1b[0m", "\x1b[1m", "\x1b[2m"
 _COLOURS: Mapping[str, str] = {
     "instructions": "\x1b[34m",
     "system": "\x1b[94m",
+    "tools": "\x1b[34m",
     "working_memory": "\x1b[35m",
     "observations": "\x1b[33m",
     "history": "\x1b[32m",
     "recalled": "\x1b[36m",
+    "now": "\x1b[33m",
     "context": "\x1b[37m",
     "input": "\x1b[31m",
 }
@@ -51,7 +53,11 @@ def show_context(
         raise ValidationError("--message is empty; leave it out for a placeholder")
     with _database.open_memory(db, must_exist=True) as memory:
         found = find_thread(memory, thread, user)
-        options: dict[str, Any] = {"working_memory": _working_memory(memory, found)}
+        handle = memory.resource(found.resource_id).thread(found.id)
+        options: dict[str, Any] = {
+            "working_memory": _working_memory(memory, found),
+            "observational_memory": handle.observations.list_sync(per_page=1).total > 0,
+        }
         if last_messages is not None:
             options["last_messages"] = last_messages
         if max_tokens is not None:
