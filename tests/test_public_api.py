@@ -84,8 +84,12 @@ PUBLIC = """
     TripwireError
     Usage
     ValidationError
+    Workflow
+    WorkflowContext
+    WorkflowStepError
     WorkingMemory
     tool
+    workflow
 """
 
 CLASSES = [

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ThreadmarkError,
         TripwireError,
         ValidationError,
+        WorkflowStepError,
     )
     from ._types import (
         DataPart,
@@ -90,12 +91,14 @@ if TYPE_CHECKING:
     from .stores.base import MessageChange, Observation, RecallFilter, RecallState, Store
     from .stores.postgres import PostgresStore as PostgresStore
     from .stores.sqlite import SQLiteStore
+    from .workflows import Workflow, WorkflowContext, workflow
 
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
         "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError",
         "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
+        "WorkflowStepError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -123,6 +126,7 @@ _HOMES = {
     ".memory.recall.indexing": ("IndexProgress",),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
+    ".workflows": ("Workflow", "WorkflowContext", "workflow"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -215,6 +219,10 @@ __all__ = [
     "TripwireError",
     "Usage",
     "ValidationError",
+    "Workflow",
+    "WorkflowContext",
+    "WorkflowStepError",
     "WorkingMemory",
     "tool",
+    "workflow",
 ]

@@ -13,7 +13,8 @@
     ├── ModelError              the model failed, or answered with nothing usable
     │   └── OutputError         the answer does not fit the schema that was asked for
     ├── ProcessorError          a processor failed or returned what it may not; nothing was stored
-    └── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
+    ├── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
+    └── WorkflowStepError       a step of a workflow failed, or its outcome is unknown
 
 Messages quote identifiers with `!r`, say what to do, and never hold another owner's data.
 """
@@ -106,6 +107,14 @@ class TripwireError(ThreadmarkError):
         self.reason = reason
         self.retry = retry
         self.metadata: Mapping[str, Any] = {} if metadata is None else metadata
+
+
+class WorkflowStepError(ThreadmarkError):
+    """A step of a workflow failed; `step` is its name. It is raised again when the run is gone on with."""
+
+    def __init__(self, message: str, *, step: str) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class ApprovalError(ConflictError):

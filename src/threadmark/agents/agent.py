@@ -22,6 +22,7 @@ from .answering import Answering
 from .events import Emit
 from .hooks import Hooks, check_hooks
 from .loop import execute
+from .networks import Networks
 from .options import (
     Call,
     CallOptions,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from ..models import ModelLike
 
 
-class Agent(Resumable):
+class Agent(Resumable, Networks):
     """Answers with a model, tools and memory.
 
     Args:

@@ -80,7 +80,7 @@ class Resumable:
             ValidationError, ConfigurationError: `args` do not fit the tool, or it is gone. The call stays
                 pending.
         """
-        return await decide(self._agent, run_id, _approval(tool_call_id, args), _checked(options), None)
+        return await decide(self._agent, run_id, approval(tool_call_id, args), checked(options), None)
 
     async def decline(
         self,
@@ -91,7 +91,7 @@ class Resumable:
         **options: Unpack[ResumeOptions],
     ) -> AgentResult:
         """Decline pending calls: they are not made, and the model is told `reason`. Else like `approve`."""
-        return await decide(self._agent, run_id, _refusal(tool_call_id, reason), _checked(options), None)
+        return await decide(self._agent, run_id, refusal(tool_call_id, reason), checked(options), None)
 
     async def resume(
         self,
@@ -107,7 +107,7 @@ class Resumable:
         Raises `ValidationError` if `data` does not fit the tool's `resume_schema`, and the call stays
         pending; otherwise like `approve`.
         """
-        return await decide(self._agent, run_id, _answer(tool_call_id, data), _checked(options), None)
+        return await decide(self._agent, run_id, answer(tool_call_id, data), checked(options), None)
 
     def approve_stream(
         self,
@@ -118,7 +118,7 @@ class Resumable:
         **options: Unpack[ResumeOptions],
     ) -> AgentStream:
         """`approve` as a stream of the events from there on."""
-        return self._decide_stream(run_id, _approval(tool_call_id, args), options)
+        return self._decide_stream(run_id, approval(tool_call_id, args), options)
 
     def decline_stream(
         self,
@@ -129,7 +129,7 @@ class Resumable:
         **options: Unpack[ResumeOptions],
     ) -> AgentStream:
         """`decline` as a stream of the events from there on."""
-        return self._decide_stream(run_id, _refusal(tool_call_id, reason), options)
+        return self._decide_stream(run_id, refusal(tool_call_id, reason), options)
 
     def resume_stream(
         self,
@@ -140,7 +140,7 @@ class Resumable:
         **options: Unpack[ResumeOptions],
     ) -> AgentStream:
         """`resume` as a stream of the events from there on."""
-        return self._decide_stream(run_id, _answer(tool_call_id, data), options)
+        return self._decide_stream(run_id, answer(tool_call_id, data), options)
 
     approve_sync = sync_twin(approve)
     decline_sync = sync_twin(decline)
@@ -154,12 +154,12 @@ class Resumable:
         return self  # type: ignore[return-value]
 
     def _decide_stream(self, run_id: str, decision: Decision, options: ResumeOptions) -> AgentStream:
-        agent, checked = self._agent, _checked(options)
+        agent, known = self._agent, checked(options)
         check_id("run", run_id)
-        return AgentStream(lambda emit: decide(agent, run_id, decision, checked, emit), run_id, agent.name)
+        return AgentStream(lambda emit: decide(agent, run_id, decision, known, emit), run_id, agent.name)
 
 
-def _approval(calls: CallRef | Sequence[CallRef], args: Mapping[str, Json] | None) -> Decision:
+def approval(calls: CallRef | Sequence[CallRef], args: Mapping[str, Json] | None) -> Decision:
     targets = _targets(calls)
     if args is not None and len(targets) != 1:
         raise ValidationError("edited arguments are for one call; approve it on its own")
@@ -168,13 +168,13 @@ def _approval(calls: CallRef | Sequence[CallRef], args: Mapping[str, Json] | Non
     return Decision(kind="approve", targets=targets, args=None if args is None else dict(args))
 
 
-def _refusal(calls: CallRef | Sequence[CallRef], reason: str | None) -> Decision:
+def refusal(calls: CallRef | Sequence[CallRef], reason: str | None) -> Decision:
     if reason is not None and not isinstance(reason, str):
         raise ValidationError(f"a reason must be text, not {type(reason).__name__}")
     return Decision(kind="decline", targets=_targets(calls), reason=reason or None)
 
 
-def _answer(call: CallRef | None, data: Json) -> Decision:
+def answer(call: CallRef | None, data: Json) -> Decision:
     return Decision(kind="answer", targets=() if call is None else _targets(call), data=data)
 
 
@@ -185,7 +185,7 @@ def _targets(calls: CallRef | Sequence[CallRef]) -> tuple[CallRef, ...]:
     return given
 
 
-def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
     unknown = set(options) - set(ResumeOptions.__annotations__)
     if unknown:
         raise ConfigurationError(
