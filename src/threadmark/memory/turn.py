@@ -304,6 +304,8 @@ class Turn:
             from .recall.turn import instructions as about_recall
 
             texts.append(about_recall(self._recall.settings))
+        if self._observed is not None:
+            texts.append(self._observed.instructions)
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)

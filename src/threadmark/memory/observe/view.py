@@ -23,7 +23,7 @@ from ..context.render import present
 from ..tokens import message_tokens
 from ._types import ObservingError, RenderedLog, Roles
 from .plan import Activate, ActivateSummaries, Demote, Moment, Observe, Phase, Reflect, Snapshot, Trim, plan
-from .render import gap_marker, render_log, row_tokens
+from .render import INSTRUCTIONS, gap_marker, render_log, row_tokens
 from .settings import ObservationalMemory
 from .work import LOADED, PROFILE, Place, Worker, activate, demote, snapshot_of
 
@@ -91,6 +91,11 @@ class ObservedThread:
         """Why the prompt does not begin like the one before it."""
         self.trimmed: dict[str, str] = {}
         """Ids of raw messages that are left out, and why."""
+
+    @property
+    def instructions(self) -> str:
+        """How the model is to use the log: the same before there is one, so that the prompt begins alike."""
+        return INSTRUCTIONS
 
     @property
     def history(self) -> tuple[Message, ...]:
