@@ -12,12 +12,28 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 import apsw  # noqa: F401 - loaded before the fork, so that no child has to
 
 from threadmark._errors import StoreError
 from threadmark._types import TextPart
-from threadmark.stores.base import Store, ThreadQuery, TurnQuery
+from threadmark.stores.base import (
+    Activation,
+    Covered,
+    Hints,
+    JobClaim,
+    JobFailure,
+    JobKind,
+    NewObservation,
+    ObservationCommit,
+    Source,
+    Store,
+    ThreadQuery,
+    TurnQuery,
+    message_digest,
+)
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing._clock import FakeClock
 from threadmark.testing._faults import FaultyDriver, FaultyStore
@@ -193,6 +209,29 @@ OPERATIONS: dict[str, Operation] = {
     "write_turn that remembers": lambda s, b: s.write_turn(
         "new", b.turn("new", ["a"], working_memory=b.remember("x", thread_id="new"))
     ),
+    "claim_observation_job": lambda s, b: s.claim_observation_job("ann", job("new", "reflect", 1, 3, b)),
+    "commit_observations": lambda s, b: s.commit_observations(
+        "ann",
+        ObservationCommit(
+            thread_id="t1",
+            job_id="j5",
+            fence=4,
+            now=b.clock(),
+            rows=(noted("five", "m5", supersedes=("o4",)),),
+            covered=(Covered(message_id="m5", digest=message_digest(b.message("5", id="m5"))),),
+            repeats={"o1": ("m5",)},
+            hints=Hints(current_task="x", seq=5),
+            extracted={"a": 1},
+            title="Five",
+        ),
+    ),
+    "fail_observation_job": lambda s, b: s.fail_observation_job(
+        "ann", JobFailure(thread_id="t1", job_id="j5", fence=4, now=b.clock(), error="x", retry_at=b.clock())
+    ),
+    "activate_observations": lambda s, b: s.activate_observations(
+        "ann", Activation(thread_id="t1", to_seq=4, summaries=True, now=b.clock())
+    ),
+    "retire_observations": lambda s, b: s.retire_observations("ann", "t1", ["o5"], b.clock()),
     "erase a thread": lambda s, b: s.erase("ann", thread_id="t1", now=b.clock(), scrub=False),
     "erase an owner": lambda s, b: s.erase("ann", now=b.clock(), scrub=False),
     "erase and scrub": lambda s, b: s.erase("ann", now=b.clock()),
@@ -210,6 +249,45 @@ async def furnish(store: Store) -> None:
     )
     await store.write_turn("ann", build.turn("t3", [build.message("three", id="m6")]))
     await store.write_turn("bob", build.turn("t1", [build.message("bob's", id="m1")], run=build.run("r1")))
+    await _observe(store, build)
+
+
+def job(id: str, kind: JobKind, first: int, last: int, build: Builders) -> JobClaim:
+    now = build.clock()
+    return JobClaim(
+        thread_id="t1", kind=kind, id=id, from_seq=first, to_seq=last, prompt=id, holder="tester", now=now,
+        until=now + timedelta(days=1),
+    )  # fmt: skip
+
+
+def noted(text: str, *ids: str, **fields: Any) -> NewObservation:
+    sources = tuple([Source(message_id=id_) for id_ in ids])
+    return NewObservation(**{"kind": "fact", "priority": "high", "text": text, "sources": sources, **fields})
+
+
+async def _observe(store: Store, build: Builders) -> None:
+    """In ann's t1: m1 to m3 noted in view as o1, and o2 under the summary o5, m4 as o4, and j5 under way."""
+
+    async def commit(
+        id: str, kind: JobKind, first: int, last: int, *rows: NewObservation, **rest: Any
+    ) -> None:
+        held = await store.claim_observation_job("ann", job(id, kind, first, last, build))
+        assert held is not None
+        known = [build.message(str(n), id=f"m{n}") for n in range(first, last + 1)]
+        covered = tuple([Covered(message_id=one.id, digest=message_digest(one)) for one in known])
+        write = ObservationCommit(
+            thread_id="t1", job_id=id, fence=held.fence, now=build.clock(), rows=rows, covered=covered, **rest
+        )
+        await store.commit_observations("ann", write)
+
+    await commit(
+        "j1", "observe", 1, 3, noted("one", "m1", "m2"), noted("two", "m3"), noted("", "m2", kind="none"),
+        activate=True,
+    )  # fmt: skip
+    await commit("j4", "observe", 4, 4, noted("four", "m4", supersedes=("o1",)))
+    summary = noted("two, in short", kind="summary", made_by="reflector", children=("o2",))
+    await commit("r1", "reflect", 1, 3, summary)
+    assert await store.claim_observation_job("ann", job("j5", "observe", 5, 5, build)) is not None
 
 
 def builders() -> Builders:

@@ -5,8 +5,10 @@ from .events import Event, StreamEvent, TerminalEvent, event_from_dict
 from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
 from .options import CallOptions
 from .output import Output
+from .pending import PendingCall, SuspendedRun, SuspendedRunPage
 from .request_context import RequestContext
 from .result import AgentResult, Step
+from .resumable import ResumeOptions
 from .stream import AgentStream, SyncAgentStream
 from .tools import Tool, ToolContext, tool
 
@@ -18,12 +20,16 @@ __all__ = [
     "Event",
     "Hooks",
     "Output",
+    "PendingCall",
     "RequestContext",
+    "ResumeOptions",
     "SkipTool",
     "Step",
     "StepChanges",
     "StepContext",
     "StreamEvent",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "SyncAgentStream",
     "TerminalEvent",
     "Tool",

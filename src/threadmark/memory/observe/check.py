@@ -36,7 +36,8 @@ def retains(row: Observation, text: str) -> bool:
     folded = text.casefold()
     wanted = anchors(row.text)
     if wanted:
-        return all(item in folded for item in wanted)
+        # As a whole: "42" is not kept by "1425".
+        return all(re.search(rf"(?<!\w){re.escape(item)}(?!\w)", folded) for item in wanted)
     return _alike(row.text, text) >= 0.6
 
 
@@ -83,11 +84,13 @@ def checked_rows(
     repeats = {
         id_: tuple([message for message in dict.fromkeys(ids) if message in known])
         for id_, ids in result.repeats.items()
-        if id_ in prior
+        if id_ in prior and prior[id_].made_by == "observer"
     }
     cited = {source.message_id for row in rows for source in row.sources}
     cited.update(message for ids in repeats.values() for message in ids)
-    nothing = [id_ for id_ in dict.fromkeys(result.nothing) if id_ in known and id_ not in cited]
+    # What a summary says already is nothing new; a summary has no sources that it could be added to.
+    again = [message for id_, ids in result.repeats.items() if id_ in prior for message in ids]
+    nothing = [id_ for id_ in dict.fromkeys([*result.nothing, *again]) if id_ in known and id_ not in cited]
     if nothing:
         rows.append(
             NewObservation(

@@ -345,7 +345,7 @@ class ObservationCommit:
     rows: tuple[NewObservation, ...] = ()
     covered: tuple[Covered, ...] = ()
     repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids of live rows, each with the messages that said it once more; they are added to its sources."""
+    """Ids of live rows of an observer, each with the messages that said it once more: sources to add."""
     activate: bool = False
     hints: Hints | None = None
     extracted: Mapping[str, Json] = field(default_factory=dict)

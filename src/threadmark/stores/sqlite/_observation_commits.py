@@ -161,7 +161,8 @@ def _in_view_with(db: Connection, key: int, visible: int, last: int) -> bool:
     """Whether row `key` is in view at the latest when a range that ends at `last` is."""
     return bool(
         db.execute(
-            "SELECT 1 FROM observations WHERE key = ? AND pending = 0 AND to_seq <= ? AND kind <> 'none'",
+            "SELECT 1 FROM observations WHERE key = ? AND made_by = 'observer' AND to_seq <= ? "
+            "AND kind <> 'none'",
             (key, max(visible, last)),
         )
     )

@@ -133,11 +133,11 @@ def summary(text: str, *children: str, **fields: Any) -> NewObservation:
 
 async def state(store: Store, h: Harness, owner: str = "ann", thread: str = "t1") -> ObservationState:
     found = await store.read_observations(owner, LogQuery(thread_id=thread, now=h.clock()))
-    await _is_sound(store, owner, thread, found)
+    await is_sound(store, owner, thread, found)
     return found
 
 
-async def _is_sound(store: Store, owner: str, thread: str, found: ObservationState) -> None:
+async def is_sound(store: Store, owner: str, thread: str, found: ObservationState) -> None:
     """Each message is raw, or a source of a row that is in view, or that such a row stands for."""
     raw = {message.id for message in found.raw}
     page = await store.list_observations(owner, ObservationQuery(thread_id=thread, view="all", per_page=None))

@@ -39,6 +39,9 @@ from ._observing import (
 )
 from ._registry import behaviour
 
+SEEDS = 10
+"""How many random interleavings each store is put through; SQLite's own tests try thousands."""
+
 
 @behaviour("observations: a thread without any has all its messages raw", needs="observations")
 async def nothing_yet(h: Harness) -> None:
@@ -525,3 +528,12 @@ async def titled(h: Harness) -> None:
     await observe(store, h, 2, 2, [row("b", "m2")], title="Counting on")
     thread = await store.get_thread("ann", "t1")
     same("Mine", thread and thread.title, "the user's stays")
+
+
+@behaviour("observations: whatever overlaps, no message is lost or hidden", needs="observations")
+async def interleaved(h: Harness) -> None:
+    from ._interleaving import Interleaving
+
+    store = await h.fresh()
+    for seed in range(SEEDS):
+        await Interleaving(store, f"owner {seed}", seed).run()

@@ -1,0 +1,40 @@
+"""Thousands of random interleavings of everything that touches a thread's observations."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import Counter
+
+import pytest
+
+from threadmark.stores.sqlite import SQLiteStore
+from threadmark.testing.conformance._interleaving import Interleaving
+
+pytestmark = pytest.mark.anyio
+
+SEEDS = int(os.environ.get("THREADMARK_FUZZ_SEEDS", "2000"))
+CHUNKS = 8
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+async def test_nothing_is_lost_or_hidden(chunk: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """5, 6, 36, 38, 49: In every seed each message is raw, or noted in view, and nothing is noted twice."""
+    store = SQLiteStore(None)
+    counts: Counter[str] = Counter()
+    seeds = iter(range(chunk, SEEDS, CHUNKS))
+
+    async def work() -> None:
+        for seed in seeds:
+            try:
+                counts.update(await Interleaving(store, f"owner {seed}", seed).run())
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+            await store.erase(f"owner {seed}", now=Interleaving.epoch, scrub=False)
+
+    await asyncio.gather(*[work() for _ in range(6)])  # side by side: much of it is waiting
+    await store.aclose()
+    tried = len(range(chunk, SEEDS, CHUNKS))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{tried} seeds, {sum(counts.values())} operations, none lost: {dict(counts)}\n")
