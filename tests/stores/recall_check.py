@@ -6,6 +6,7 @@ import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from threadmark._codec import parts_from_json, time_from_text
@@ -14,8 +15,20 @@ from threadmark.recall.analyze import analyze
 from threadmark.recall.impact import impacts
 from threadmark.recall.text import record, searchable
 from threadmark.stores.sqlite import _recall_codes, _recall_index
+from threadmark.stores.sqlite._driver import find_driver
 
 Query = Callable[[str], list[tuple[Any, ...]]]
+
+
+def check_file(path: str | Path, *, driver: str = "apsw", backfilled: bool = True) -> None:
+    """Check the index in a file, in one state of it, while others may go on writing."""
+    db = find_driver(driver)(str(path), "write")
+    try:
+        db.set_busy_timeout(30)
+        db.execute("BEGIN")
+        check_index(db.execute, backfilled=backfilled)
+    finally:
+        db.close()
 
 
 def check_index(query: Query, *, backfilled: bool = True) -> None:

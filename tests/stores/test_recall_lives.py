@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recall_check import check_index
-from sqlite_harness import integrity, select
+from recall_check import check_file
+from sqlite_harness import integrity
 
 from threadmark._errors import ConflictError, NotFoundError
 from threadmark._types import Message, Speaker, TextPart
@@ -137,7 +137,7 @@ class Life:
         await self.store.aclose()
 
     async def check(self, backfilled: bool) -> None:
-        check_index(lambda sql: select(self.path, sql, driver=self.driver)[0], backfilled=backfilled)
+        check_file(self.path, driver=self.driver, backfilled=backfilled)
 
 
 @pytest.mark.parametrize("seed", range(12))

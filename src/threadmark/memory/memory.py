@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import _ids
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, ThreadmarkError
 from .._ids import check_id
 from .._sync import sync_twin
-from .._types import Message
+from .._types import Message, Run
 from ..stores._url import open_store
 from ..stores.base import RecallState, Store
 from .admin import Admin
 from .background import Background, OnEvent
 from .counting import Counters
+from .open_turn import open_turn
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
+from .runs import OpenRuns
 from .thread_spec import ThreadSpec
-from .turn import Turn, open_turn
+from .turn import Turn
 from .working import WorkingMemory
 
 if TYPE_CHECKING:
     from ..vectors import Embedder
     from .recall.indexing import IndexProgress
     from .recall.recaller import Recaller
+
+log = logging.getLogger("threadmark")
 
 CLOSE_GRACE = 10.0
 """Seconds that closing waits for background work."""
@@ -99,6 +104,11 @@ class Memory:
             )
         return settings
 
+    @property
+    def open_runs(self) -> OpenRuns:
+        """Runs that wait for a person, or are under way: what agents go on with them by."""
+        return OpenRuns(self.store, self.now)
+
     async def open_turn(
         self,
         *,
@@ -108,11 +118,12 @@ class Memory:
         options: Mapping[str, Any] | None = None,
         agent: str = "agent",
         run_id: str | None = None,
+        paused: Run | None = None,
     ) -> Turn:
         """Read what a turn of an agent needs, in one transaction. Writes nothing.
 
         What `Agent` does for you; use it to bring this memory to an agent of your own: show the model
-        `turn.history` and `turn.input`, then `await turn.commit(answer)`.
+        `turn.history` and `turn.input`, then `await turn.commit(answer)`. `paused` is a run to go on with.
         """
         return await open_turn(
             self.store,
@@ -123,6 +134,7 @@ class Memory:
             settings=self.settings.merge(options or {}),
             agent=agent,
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
+            paused=paused,
             background=self.background,
             recaller=lambda: self.recaller,
             counters=self.counters,
@@ -131,13 +143,21 @@ class Memory:
     async def open(self) -> None:
         """Connect now, rather than on first use: a wrong URL or file shows at once."""
         await self.store.open()
-        await self.ready()
-
-    async def ready(self) -> None:
-        """Have the index for recall on before something is stored, if this memory recalls. Idempotent."""
         settings = self.settings
         if settings.semantic_recall is not None and not settings.read_only:
             await self.recaller.prepare(settings.semantic_recall)
+
+    async def ready(self) -> None:
+        """Have the index for recall on before something is stored, if this memory recalls. Idempotent.
+
+        What fails in it is logged: whatever is the matter with recall, messages can be stored.
+        """
+        settings = self.settings
+        if settings.semantic_recall is not None and not settings.read_only:
+            try:
+                await self.recaller.prepare(settings.semantic_recall)
+            except ThreadmarkError as error:
+                log.warning("the index for recall is not ready: %s", error)
 
     def wrote(self) -> None:
         """Have what was stored since indexed in the background, if this memory recalls."""
