@@ -209,6 +209,8 @@ def _messages(db: Connection) -> int:
     return int(db.execute("SELECT coalesce(sum(message_count), 0) FROM threads")[0][0])
 
 
-def _bytes(db: Connection) -> int:
-    """The pages of the index's tables."""
+def _bytes(db: Connection) -> int | None:
+    """The pages of the index's tables; `None` where SQLite was built without the table that tells."""
+    if not db.execute("SELECT 1 FROM pragma_module_list WHERE name = 'dbstat'"):
+        return None
     return int(db.execute("SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name GLOB '*recall_*'")[0][0])
