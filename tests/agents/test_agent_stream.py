@@ -508,6 +508,7 @@ def test_event_types() -> None:
     assert sorted(ev._EVENTS) == snapshot(
         [
             "abort",
+            "data",
             "error",
             "file",
             "finish",

@@ -5,7 +5,8 @@ A step with tools gives, for each call: tool-call-input-streaming-start, tool-ca
 tool-call-input-streaming-end, tool-call; then one tool-result or tool-error for each call, in the order of
 the calls; then step-finish, and the next step. With `output` the text of an answer waits until it fits, and
 what its object holds so far comes as `object` events between text-start and the deltas; `object-result` comes
-before step-finish. With `GenerateTitle(emit_event=True)` a thread-title may come before the last event.
+before step-finish. With `GenerateTitle(emit_event=True)` a thread-title may come before the last event. With
+observational memory, data events may come anywhere between start and the last event.
 
 When calls wait for a person, the others run and give their results; then comes a tool-call-approval or
 tool-call-suspended for each that waits, and `suspended`. The stream of the decision goes on from there: a
@@ -281,6 +282,19 @@ class ThreadTitleEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataEvent(StreamEvent):
+    """Something that memory did while the run went on. It is not stored, and no text of a message is in it.
+
+    `name` is that of the `MemoryEvent`: "data-om-status" before each model call, "data-om-activation", ...
+    """
+
+    type: ClassVar[Literal["data"]] = "data"
+    name: str
+    data: Mapping[str, Json] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TerminalEvent(StreamEvent):
     """The last event of a stream. `usage` is the sum over all model calls of the run."""
 
@@ -357,6 +371,7 @@ Event: TypeAlias = (
     | ObjectResultEvent
     | StepFinishEvent
     | ThreadTitleEvent
+    | DataEvent
     | FinishEvent
     | ErrorEvent
     | AbortEvent
@@ -379,7 +394,7 @@ def event_from_dict(value: Mapping[str, Any]) -> Event:
     try:
         if "usage" in values:
             values["usage"] = usage_from_dict(values["usage"])
-        if values.get("data") is not None:
+        if isinstance(values.get("data"), str):
             values["data"] = base64.b64decode(values["data"], validate=True)
         if "path" in values:
             values["path"] = tuple(values["path"])

@@ -23,6 +23,7 @@ from .ending import commit, make_result, retract, suspend, wind_up, withhold
 from .events import StartEvent, StepFinishEvent, StepStartEvent
 from .hooks import prepare
 from .leases import stop_heartbeat
+from .memory_events import tell_status, telling
 from .opening import accept, go_on, reopen
 from .plan import TimeUpError
 from .replay import tell_answer
@@ -40,6 +41,11 @@ async def execute(state: RunState) -> AgentResult:
 
     Raises what made it fail, or the cancellation; the error's `result` is then what there is.
     """
+    with telling(state):
+        return await _execute(state)
+
+
+async def _execute(state: RunState) -> AgentResult:
     failure: Exception | None = None
     cancelled: asyncio.CancelledError | None = None
     try:
@@ -136,6 +142,7 @@ async def _steps(state: RunState) -> None:
         turn = state.turn
         if state.step > 1 and turn is not None and await turn.refresh(plan.model, state.message()):
             state.prompt = plan.prompt(state.input)
+        tell_status(state)
         await prepare(state)
         if guards is not None:
             guards.facts.model = state.model.name

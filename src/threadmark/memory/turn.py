@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ from .turn_input import (
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from .background import Background
+    from .background import Background, OnEvent
     from .observe.view import ObservedThread
     from .recall.recaller import Recaller
     from .recall.turn import TurnRecall
@@ -156,14 +157,7 @@ class Turn:
         return (recall_tool(self._recaller, self.resource_id, self._recall),)
 
     def _observation_tools(self) -> tuple[MemoryTool, ...]:
-        observing = self.settings.observational_memory
-        if observing is None or observing.recall is None or self._observed is None:
-            return ()
-        from .observe.sources import source_tool
-
-        return (
-            source_tool(self._store, self.resource_id, self.thread_id, observing.recall, observing.timezone),
-        )
+        return () if self._observed is None else self._observed.tools()
 
     @property
     def _may_note(self) -> bool:
@@ -223,6 +217,14 @@ class Turn:
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    def listening(self, hear: OnEvent) -> AbstractContextManager[None]:
+        """Within the block, `hear` is called with what memory tells of this turn's thread."""
+        return self._background.listening(self.resource_id, self.thread_id, hear)
+
+    def memory_status(self) -> dict[str, Json] | None:
+        """How full the thread's memory is, in tokens against thresholds; `None` without observations."""
+        return None if self._observed is None else self._observed.status()
 
     async def refresh(self, model: Model | None = None, answer: Message | None = None) -> bool:
         """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
@@ -304,6 +306,8 @@ class Turn:
             from .recall.turn import instructions as about_recall
 
             texts.append(about_recall(self._recall.settings))
+        if self._observed is not None:
+            texts.append(self._observed.instructions)
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
@@ -513,6 +517,8 @@ class Turn:
             from .recall.tool import without_quotes
 
             messages = [without_quotes(message) for message in messages]
+        if self._observed is not None and status != "suspended":
+            messages = self._observed.as_stored(messages)
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(
