@@ -209,3 +209,21 @@ def test_observations_are_shown_in_place_of_what_they_cover(threadmark: Run, tmp
     assert "Ana goes to Oslo." in told["blocks"][kinds.index("observations")]["text"]
     assert len(told["blocks"][kinds.index("history")]["messages"]) == 4
     assert "Ana goes to Oslo." in threadmark("context", "trip", "--full").stdout
+
+
+def test_what_would_be_recalled_is_shown_for_a_message(threadmark: Run, tmp_path: Path) -> None:
+    """If the database has an index; without a message there is nothing to look for. Nothing is written."""
+    path = tmp_path / "threadmark.db"
+    with Memory(f"sqlite:///{path}", semantic_recall=True) as memory:
+        memory.resource("ana").thread("old").save_sync("My sister Maria lives in Bergen.")
+        memory.resource("ana").thread("trip").save_sync("Question 1 about trains?")
+        memory.settled_sync()
+    before = path.read_bytes()
+    done = threadmark("context", "trip", "--message", "Where does Maria live?", "--full").stdout
+    assert "lives in Bergen" in done
+    heads = [row.split()[0] for row in done.splitlines() if " tokens  " in row]
+    assert heads[-3:] == ["history", "recalled", "input"]
+    cut = threadmark("context", "trip", "--message", "Where does Maria live?").stdout
+    assert max(len(row) for row in cut.splitlines()) <= 100
+    assert "recalled" not in threadmark("context", "trip").stdout
+    assert path.read_bytes() == before

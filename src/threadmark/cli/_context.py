@@ -57,6 +57,8 @@ def show_context(
         options: dict[str, Any] = {
             "working_memory": _working_memory(memory, found),
             "observational_memory": handle.observations.list_sync(per_page=1).total > 0,
+            # What is recalled depends on the question; without one there is nothing to look for.
+            "semantic_recall": message is not None and memory.index_state_sync().enabled,
         }
         if last_messages is not None:
             options["last_messages"] = last_messages
@@ -126,7 +128,10 @@ class Printer:
     def _block(self, block: Block, size: int) -> None:
         colour = _COLOURS.get(block.kind, "")
         name = self._paint(f"{block.kind:<14}", _BOLD + colour)
-        self._line(f"{name}  {block.tokens:>{size},} tokens  {clean_line(block.why)}")
+        why = clean_line(block.why)
+        if not self._full:
+            why = _fit(why, self._width - 14 - 2 - size - len(" tokens  "))
+        self._line(f"{name}  {block.tokens:>{size},} tokens  {why}")
         if block.text:
             self._text("", [block.text], colour)
         sources = set(block.sources)

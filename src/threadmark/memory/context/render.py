@@ -29,7 +29,8 @@ INTERRUPTED = "The call was interrupted. It has no result. It may have had effec
 
 OWN_ELEMENTS = (
     "turn", "working_memory", "working_memory_update", "working_memory_template", "recalled",
-    "from_this_conversation", "from_another_conversation", "observations",
+    "from_this_conversation", "from_other_conversations", "observations", "profile", "now", "current-task",
+    "suggested-response",
 )  # fmt: skip
 """Elements in which memory speaks to a model; nobody else can write one."""
 
