@@ -1,6 +1,7 @@
 """Who answers: the agent, its loop, its tools and its events."""
 
 from .agent import Agent
+from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
 from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
 from .options import CallOptions
@@ -17,6 +18,11 @@ __all__ = [
     "AgentResult",
     "AgentStream",
     "CallOptions",
+    "Delegation",
+    "DelegationChange",
+    "DelegationEnd",
+    "DelegationResult",
+    "DelegationStart",
     "Event",
     "Hooks",
     "Output",

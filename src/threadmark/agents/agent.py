@@ -19,6 +19,8 @@ from ..processors._values import own_message
 from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .answering import Answering
+from .delegating import Delegating, Team
+from .delegation import Delegation
 from .events import Emit
 from .hooks import Hooks, check_hooks
 from .loop import execute
@@ -77,6 +79,9 @@ class Agent(Resumable, Networks):
         pause_ttl: Seconds that a paused run waits for a person at most; default: without end.
         auto_resume: Whether a user's next message may answer a suspended call; never an approval.
         hooks: `Hooks(...)`: functions of yours before each step and around each tool.
+        agents: Sub-agents, which the model may delegate to: a list, or a mapping of keys to agents. Each is a
+            tool "agent-<key>", described by its `description`.
+        delegation: `Delegation(...)`: hooks and limits of that.
 
     `instructions`, `model`, `memory`, `tools` and the lists of processors may be functions of the
     `RequestContext`, plain or async; each is called once per run. An agent keeps nothing of its calls: any
@@ -105,6 +110,8 @@ class Agent(Resumable, Networks):
         pause_ttl: float | None = None,
         auto_resume: bool = False,
         hooks: Hooks | None = None,
+        agents: Mapping[str, Agent] | Sequence[Agent] = (),
+        delegation: Delegation | None = None,
     ) -> None:
         check_agent_options(instructions=instructions, memory=memory, tools=tools)
         self.name = check_id("agent", name)
@@ -125,6 +132,7 @@ class Agent(Resumable, Networks):
         self.auto_resume = check_flag("auto_resume", auto_resume) or False
         self._chosen: weakref.WeakSet[TurnSource] = weakref.WeakSet()  # what a function gave as memory
         self.hooks = check_hooks(hooks)
+        self._team = Team(agents, delegation)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
             "output": check_processors(output_processors, "output"),
@@ -206,6 +214,10 @@ class Agent(Resumable, Networks):
         auto_resume = self.auto_resume if call.auto_resume is None else call.auto_resume
         if auto_resume and memory is not None and call.paused is None and turn is not None and turn.writes:
             hand_over = await self._auto_resume(memory, call, emit)
+        delegating: Delegating | None = None
+        if self._team.agents:
+            delegating = Delegating(self._team, memory, model, call.depth)
+            tools = ToolSet.of([*tools.tools.values(), *self._team.tools(delegating)])
         plan = Plan(
             run_id=call.run_id,
             agent=self.name,
@@ -229,10 +241,14 @@ class Agent(Resumable, Networks):
             ),
             pause_ttl=self.pause_ttl if call.pause_ttl is None else call.pause_ttl,
             hand_over=hand_over,
+            delegating=delegating,
             record=record_of(call) if call.paused is None else call.paused.state or {},
             hooks=call.hooks or self.hooks,
         )
-        return RunState(plan, turn, emit)
+        state = RunState(plan, turn, emit)
+        if delegating is not None:
+            delegating.state = state
+        return state
 
     async def _auto_resume(
         self, memory: TurnSource, call: Call, emit: Emit | None

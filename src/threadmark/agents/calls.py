@@ -15,7 +15,7 @@ from .._sync import in_thread
 from .._types import Json, ToolPart
 from ..memory.context.render import interrupted
 from .hooks import Hooks, around, for_model
-from .tools import InvalidArgumentsError, SuspendSignal, Tool, ToolContext, ToolSet
+from .tools import InvalidArgumentsError, SuspendSignal, Tool, ToolContext, ToolFailure, ToolSet
 
 MAX_ERROR_CHARACTERS = 2000
 """How much of an error a model is told."""
@@ -135,7 +135,11 @@ async def _run(call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, An
     except _TooLongError:
         return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
     except SuspendSignal as signal:
+        if signal.pause is not None:
+            return dataclasses.replace(call, pause=signal.pause)
         return _suspended(call, tool, signal.payload)
+    except ToolFailure as failure:
+        return _failed(call, str(failure))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _failed(call, describe_error(error))
     return _with_output(call, value)

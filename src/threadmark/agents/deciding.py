@@ -22,6 +22,7 @@ from .._errors import (
 from .._ids import check_id
 from .._types import Json, Message, Part, Run, ToolPart, Usage
 from ..memory.runs import EXPIRED, decided, digest_of, is_waiting
+from .below import Folded, decide_below, fold, split
 from .calls import as_json, check_arguments
 from .events import Emit
 from .loop import execute
@@ -79,6 +80,8 @@ async def decide(
     check_id("run", run_id)
     given: RequestContext | None = options.get("request_context")
     owner = owner_of(options.get("resource"), given)
+    below: dict[str, Folded] = {}
+    decided_below = False
     for attempt in range(ATTEMPTS):
         memory, run = await find_run(agent, run_id, owner, options)
         try:
@@ -89,7 +92,16 @@ async def decide(
             assert isinstance(state, RunState)
             _restore(state, run)
             by = None if given is None or given.speaker is None else given.speaker.id
-            state.parts = _apply(state, run, decision, by)
+            if not decided_below:
+                decision, nested = split(state.parts, decision)
+                decided_below = bool(nested)
+                for target in nested:
+                    await decide_below(state, target, decision, options)
+                if nested:
+                    continue  # what this run was has changed below
+            state.parts = await fold(state, below)
+            if decision.targets or not decided_below:
+                state.parts = _apply(state, run, decision, by)
             state.usage += usage or Usage()
             return await _store(state, said)
         except ApprovalError:
@@ -299,7 +311,7 @@ async def _store(state: RunState, said: Sequence[Message]) -> AgentResult:
     receipt = await settle(turn.hold([state.message(), *said], status, record, state.usage))
     turn.said = receipt.messages[1:]
     for part in state.parts:
-        if isinstance(part, ToolPart) and part.state == "denied" and before[part.tool_call_id] != part:
+        if isinstance(part, ToolPart) and part.state != "call" and before[part.tool_call_id] != part:
             state.tell_now(part)
     if not waits:
         state.base = list(state.parts)

@@ -225,6 +225,16 @@ class ToolDeniedEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutputEvent(StreamEvent):
+    """An event of a sub-agent, as a JSON object, between the call that delegated and its result."""
+
+    type: ClassVar[Literal["tool-output"]] = "tool-output"
+    tool_call_id: str
+    tool_name: str
+    output: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEvent(StreamEvent):
     """The model made a file: its bytes in `data`, or where it is in `url`."""
 
@@ -366,6 +376,7 @@ Event: TypeAlias = (
     | ToolApprovalEvent
     | ToolSuspendedEvent
     | ToolDeniedEvent
+    | ToolOutputEvent
     | FileEvent
     | ObjectEvent
     | ObjectResultEvent

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from .._codec import usage_from_dict
 from .._errors import ModelError, ProcessorError, TripwireError
-from .._types import Message, StepPart
+from .._types import Message, StepPart, TextPart
 from ..processors.base import Tripwire
 from .answering import AskAgainError
 from .asking import ask, tell_parts
@@ -30,6 +30,7 @@ from .replay import tell_answer
 from .result import AgentResult, answer_reason
 from .settle import settle
 from .state import RunState
+from .streaming import StreamedAnswer
 from .titles import tell_title
 from .tool_step import keep, run_tools
 
@@ -176,9 +177,11 @@ async def _finish_step(state: RunState) -> bool:
     mark = max(index for index, part in enumerate(state.parts) if isinstance(part, StepPart))
     step = state.parts[mark]
     assert isinstance(step, StepPart)
-    more = state.step < state.plan.max_steps
+    more = state.step < state.plan.max_steps and state.bail is None
     if not more:
         state.reason = "max-steps"
+        if state.bail is not None:
+            _take_bail(state, state.bail)
         await _judge(state, retry=False)
         if state.output is not None:
             await state.output.finish(state)
@@ -197,6 +200,16 @@ async def _finish_step(state: RunState) -> bool:
         await go_on(state)
         await _checkpoint(state)
     return more
+
+
+def _take_bail(state: RunState, text: str) -> None:
+    """A sub-agent's text ends the run, and is the answer if there is none."""
+    state.reason = "stop"
+    if text and not state.message().text:
+        part = TextPart(text)
+        state.parts.append(part)
+        if state.live is not None:
+            StreamedAnswer(state.plan.run_id, state.step, state.live).tell(len(state.parts), part)
 
 
 async def _pause(state: RunState) -> None:
@@ -226,10 +239,12 @@ async def _one_step(state: RunState) -> bool | None:
             if state.is_paused:
                 await _pause(state)
                 return False
-        more = bool(calls) and state.step < plan.max_steps
+        more = bool(calls) and state.step < plan.max_steps and state.bail is None
         reason = answer_reason(response.finish_reason)
         if not more:
             state.reason = "max-steps" if calls else reason
+            if state.bail is not None:
+                _take_bail(state, state.bail)
             await _judge(state, retry=not calls)
             if state.output is not None:
                 await state.output.finish(state)

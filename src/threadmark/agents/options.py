@@ -142,6 +142,8 @@ class Call:
     require_tool_approval: ApprovalRule | None = None
     pause_ttl: float | None = None
     auto_resume: bool | None = None
+    depth: int = 0
+    """How many agents stand above this one."""
     paused: Run | None = None
     """The run that this call goes on with."""
     source: TurnSource | None = None

@@ -15,6 +15,7 @@ from .tools import ToolSet
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .delegating import Delegating
     from .hooks import Hooks
 
 
@@ -52,6 +53,7 @@ class Plan:
     """Seconds that a paused run waits at most."""
     hand_over: Callable[[Any], Awaitable[Any]] | None = None
     """Asked once the input is accepted: the result of a run that goes on instead, or `None`."""
+    delegating: Delegating | None = None
     record: Mapping[str, Json] = field(default_factory=dict)
     """What is stored of this call with a paused run."""
 

@@ -15,7 +15,7 @@ from .options import Call, TurnSource, check_processors, check_rule, check_secon
 from .output import Output
 from .request_context import RequestContext
 
-_KEPT = ("system", "settings", "max_steps", "max_processor_retries", "pause_ttl", "step_timeout")
+_KEPT = ("depth", "system", "settings", "max_steps", "max_processor_retries", "pause_ttl", "step_timeout")
 _KINDS: Any = ("input", "output", "error")
 
 
@@ -94,6 +94,7 @@ def restored_call(
         max_processor_retries=kept.get("max_processor_retries"),
         require_tool_approval=kept.get("require_tool_approval") if rule is None else rule,
         pause_ttl=kept.get("pause_ttl"),
+        depth=kept.get("depth", 0),
         hooks=check_hooks(given("hooks")),
         paused=run,
         source=source,

@@ -38,6 +38,7 @@ class RunState:
     __slots__ = (
         "accepted",
         "answer",
+        "bail",
         "base",
         "begun",
         "earlier",
@@ -82,6 +83,7 @@ class RunState:
         self.hold = "none" if plan.guards is None else plan.guards.hold
         self.live = None if self.hold == "run" else emit  # where events go as they happen
         self.accepted = False  # the input, by processors
+        self.bail: str | None = None  # a sub-agent's text that ends the run
         self.base: list[Part] = []  # what a resumed answer was when it was claimed
         self.earlier: tuple[Message, ...] = ()  # messages of this run before the one that goes on
         self.handed: AgentResult | None = None  # of another run, that went on instead

@@ -65,9 +65,20 @@ class ToolContext:
 class SuspendSignal(BaseException):
     """Carries a payload out of a tool. Not an `Exception`, so that no tool swallows it by accident."""
 
-    def __init__(self, payload: Json) -> None:
+    def __init__(self, payload: Json, pause: Mapping[str, Json] | None = None) -> None:
         super().__init__("a tool suspended its call")
         self.payload = payload
+        self.pause = pause
+        """What the call waits for, if that is not an answer to `payload`."""
+
+
+class ToolFailure(Exception):
+    """A call failed; the message is all that the model is told."""
+
+
+def tool_name(key: str) -> str:
+    """The name of the tool that calls sub-agent `key`."""
+    return f"agent-{re.sub('[^A-Za-z0-9_-]', '_', key)}"[:64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ from datetime import datetime
 from .._codec import time_to_text
 from .._errors import NotFoundError
 from .._types import FinishReason, Json, Message, Part, Run, RunPage, RunStatus, ToolPart
-from ..stores.base import RunWrite, Store, TurnWrite
+from ..stores.base import MessageQuery, RunWrite, Store, TurnWrite
 
 LEASE = 120.0
 """Seconds without a sign of life after which the process of a running run counts as dead."""
@@ -243,6 +243,12 @@ class OpenRuns:
         asked.pop("", None)
         found = await self._store.get_messages(owner, list(asked)) if asked else []
         return {asked[message.id]: message.parts for message in found}
+
+    async def answer(self, owner: str, run: Run) -> tuple[Message, ...]:
+        """The assistant messages of a run, in order."""
+        query = MessageQuery(thread_id=run.thread_id, run_id=run.id)
+        page = await self._store.list_messages(owner, query)
+        return tuple([message for message in page.messages if message.role == "assistant"])
 
     def has_lapsed(self, run: Run) -> bool:
         """Whether the run's lease, or its time to be answered, is over."""
