@@ -68,6 +68,12 @@ def wrote(db: Session, names: Names, owner: str, messages: Mapping[int, Message]
     )
 
 
+def reworded(db: Session, names: Names, owner: str, keys: Sequence[int], now: datetime) -> None:
+    """Messages that are indexed, or were copied with their vectors, have another text."""
+    if keys and is_on(db, names):
+        wrote(db, names, owner, dict(_stored(db, names, owner, keys)), now)
+
+
 def _index(names: Names, owner: str, key: int, message: Message) -> Statement:
     return (
         f"SELECT {names.schema}.recall_index({number_of(names, owner)}, %s, %s::json)",

@@ -110,6 +110,8 @@ def states(db: Session, names: Names, name: str | None = None) -> tuple[SpaceSta
 
 def claim(db: Session, names: Names, space: str, limit: int, now: datetime, lease: float) -> list[Claim]:
     number, _ = need(db, names, space)
+    if not 0 < lease <= DAY / 2:
+        raise ValidationError(f"lease must be seconds above 0, and half a day at most, not {lease!r}")
     at = utc("now", now).timestamp()
     due = _due(db, names, number, limit, at)
     while len(due) < limit and _hand_out(db, names, number, max(limit, 256), at):

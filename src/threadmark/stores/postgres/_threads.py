@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -249,20 +249,10 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
     ):
         raise ConflictError("an id for a copied message is in use already")
     now = utc("now", request.now)
-    kept: list[Statement] = []
+    keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
+    fewer: dict[int, str] = {}
     if to != owner:
-        places = dict(zip(copied, fresh, strict=True))
-        stored = db.rows(
-            f"SELECT id, parts FROM {names.messages} WHERE resource_id = %s AND id = ANY(%s)", (owner, copied)
-        )
-        kept = [
-            (
-                f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND id = %s",
-                (new, to, places[id_]),
-            )
-            for id_, parts in stored
-            if (new := without_personal(parts)) is not None
-        ]
+        fewer = {keys[key]: parts for key, parts in _impersonal(db, names, owner, list(keys)).items()}
     *_, rows = db.together(
         [
             (
@@ -296,14 +286,30 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
                 ),
             ),
             forget_if_bare(names, owner),
-            *kept,
+            *_keep(names, to, fewer),
         ]
     )[:3]
-    keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
     _recall.cloned(db, names, owner, to, keys, now)
+    _recall.reworded(db, names, to, list(fewer), now)
     places = {key & (1 << SEQ_BITS) - 1: copy & (1 << SEQ_BITS) - 1 for key, copy in keys.items()}
     _observations.copy_thread(db, names, source_row[0], to, request.id, row[0], places)
     return ThreadClone(thread=thread_from_row(rows[0]), id_map=dict(zip(copied, fresh, strict=True)))
+
+
+def _impersonal(db: Session, names: Names, owner: str, keys: Sequence[int]) -> dict[int, str]:
+    """Of those messages that hold what is the owner's alone, the parts without it."""
+    rows = db.rows(
+        f"SELECT key, parts FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s)",
+        (owner, list(keys)),
+    )
+    return {key: kept for key, parts in rows if (kept := without_personal(parts)) is not None}
+
+
+def _keep(names: Names, owner: str, parts: Mapping[int, str]) -> list[Statement]:
+    return [
+        (f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND key = %s", (text, owner, key))
+        for key, text in parts.items()
+    ]
 
 
 def _to_copy(names: Names, owner: str, number: int, request: CloneRequest) -> Statement:
@@ -388,14 +394,11 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
     )
     if any(used):
         raise ConflictError("the new owner uses the id of one of the thread's messages or runs already")
-    kept = [
-        (f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND key = %s", (new, owner, key))
-        for key, parts in db.rows(
-            f"SELECT key, parts FROM {names.messages} WHERE resource_id = %s AND key BETWEEN %s AND %s",
-            (owner, *span(number)),
-        )
-        if (new := without_personal(parts)) is not None
-    ]
+    all_keys = db.rows(
+        f"SELECT key FROM {names.messages} WHERE resource_id = %s AND key BETWEEN %s AND %s",
+        (owner, *span(number)),
+    )
+    fewer = _impersonal(db, names, owner, [key for (key,) in all_keys])
     moved = db.together(
         [
             (
@@ -403,7 +406,7 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
                 f"version = version + 1 WHERE resource_id = %s AND id = %s RETURNING {THREAD_COLUMNS}",
                 (new_owner, utc("now", now), owner, thread_id),
             ),
-            *kept,
+            *_keep(names, owner, fewer),
             (
                 f"UPDATE {names.messages} SET resource_id = %s WHERE resource_id = %s "
                 "AND key BETWEEN %s AND %s",
@@ -420,6 +423,7 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
         ]
     )[0]
     _recall.transferred(db, names, owner, new_owner, *span(number))
+    _recall.reworded(db, names, new_owner, list(fewer), now)
     _observations.transfer(db, names, owner, number, new_owner)
     db.together([*count(names, new_owner, 1), *count(names, owner, -1)])
     return thread_from_row(moved[0])
