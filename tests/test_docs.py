@@ -82,7 +82,7 @@ class Script:
     def _answer(self, request: ModelRequest) -> str | ToolCall:
         assert self.replies, f"the page has no reply for {request.messages[-1].text!r}"
         reply = self.replies.popleft()
-        call = re.fullmatch(r"(\w+) (\{.*\})", reply)
+        call = re.fullmatch(r"([\w-]+) (\{.*\})", reply)
         return ToolCall(call[1], json.loads(call[2])) if call else reply
 
 

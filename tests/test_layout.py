@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "cli": {"agents", "memory", "models", "offline", "recall", "stores"},
     "testing": {"agents", "memory", "models", "recall", "stores"},
     "vectors": set(),
+    "workflows": {"agents", "memory", "models", "stores"},
 }
 HEAVY = (
     "pydantic",

@@ -48,6 +48,7 @@ PUBLIC = """
     Output
     OutputError
     OwnershipError
+    PendingCall
     ProcessorError
     ReasoningPart
     RecallFilter
@@ -68,6 +69,8 @@ PUBLIC = """
     Store
     StoreBusyError
     StoreError
+    SuspendedRun
+    SuspendedRunPage
     TextPart
     Thread
     ThreadClone
@@ -81,8 +84,12 @@ PUBLIC = """
     TripwireError
     Usage
     ValidationError
+    Workflow
+    WorkflowContext
+    WorkflowStepError
     WorkingMemory
     tool
+    workflow
 """
 
 CLASSES = [

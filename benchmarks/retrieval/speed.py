@@ -186,7 +186,7 @@ def vectors(bench: Bench, asked: list[str]) -> None:
 
     async def closest(row: Any) -> set[str]:
         def job(db: Any) -> set[str]:
-            keys = VectorSource(db, 1, 1, cache=store._codes).nearest(row.tolist(), 4)[0]
+            keys = VectorSource(db, 1, 1, cache=store._code_cache()).nearest(row.tolist(), 4)[0]
             return {db.execute("SELECT id FROM messages WHERE key = ?", (key,))[0][0] for key in keys}
 
         return await store._engine.read(job)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ThreadmarkError,
         TripwireError,
         ValidationError,
+        WorkflowStepError,
     )
     from ._types import (
         DataPart,
@@ -60,9 +61,12 @@ if TYPE_CHECKING:
         Event,
         Hooks,
         Output,
+        PendingCall,
         RequestContext,
         SkipTool,
         StepChanges,
+        SuspendedRun,
+        SuspendedRunPage,
         Tool,
         ToolContext,
         tool,
@@ -87,12 +91,14 @@ if TYPE_CHECKING:
     from .stores.base import MessageChange, Observation, RecallFilter, RecallState, Store
     from .stores.postgres import PostgresStore as PostgresStore
     from .stores.sqlite import SQLiteStore
+    from .workflows import Workflow, WorkflowContext, workflow
 
 _HOMES = {
     "._errors": (
         "ApprovalError", "ConfigurationError", "ConflictError", "ModelError", "NotFoundError",
         "OutputError", "OwnershipError", "ProcessorError", "SchemaVersionError", "StoreBusyError",
         "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
+        "WorkflowStepError",
     ),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
@@ -100,8 +106,8 @@ _HOMES = {
         "ThreadSource", "ToolPart", "Usage",
     ),
     ".agents": (
-        "Agent", "AgentResult", "AgentStream", "Event", "Hooks", "Output", "RequestContext", "SkipTool",
-        "StepChanges", "Tool", "ToolContext", "tool",
+        "Agent", "AgentResult", "AgentStream", "Event", "Hooks", "Output", "PendingCall", "RequestContext",
+        "SkipTool", "StepChanges", "SuspendedRun", "SuspendedRunPage", "Tool", "ToolContext", "tool",
     ),
     ".memory.context": ("Block", "ContextReport"),
     ".models.base": ("Model",),
@@ -120,6 +126,7 @@ _HOMES = {
     ".memory.recall.indexing": ("IndexProgress",),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
+    ".workflows": ("Workflow", "WorkflowContext", "workflow"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -175,6 +182,7 @@ __all__ = [
     "Output",
     "OutputError",
     "OwnershipError",
+    "PendingCall",
     "ProcessorError",
     "ReasoningPart",
     "RecallFilter",
@@ -196,6 +204,8 @@ __all__ = [
     "Store",
     "StoreBusyError",
     "StoreError",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "TextPart",
     "Thread",
     "ThreadClone",
@@ -209,6 +219,10 @@ __all__ = [
     "TripwireError",
     "Usage",
     "ValidationError",
+    "Workflow",
+    "WorkflowContext",
+    "WorkflowStepError",
     "WorkingMemory",
     "tool",
+    "workflow",
 ]

@@ -5,6 +5,7 @@
     ├── ValidationError         an argument is not acceptable (empty id, negative page, not JSON, ...)
     ├── NotFoundError           it does not exist, or it is not yours: the two look the same
     ├── ConflictError           it exists already, or it changed since you read it
+    │   └── ApprovalError       a decision came too late, twice, or for other arguments
     ├── OwnershipError          another owner's, said only where existence is no secret
     ├── StoreError              the database failed, was full, read-only, or is no database
     │   ├── StoreBusyError      others kept the database locked for longer than `busy_timeout`
@@ -13,7 +14,7 @@
     │   └── OutputError         the answer does not fit the schema that was asked for
     ├── ProcessorError          a processor failed or returned what it may not; nothing was stored
     ├── TripwireError           raised in a processor to stop the run; a result's `tripwire` tells of it
-    └── ApprovalError           a decision came too late, twice, or for other arguments
+    └── WorkflowStepError       a step of a workflow failed, or its outcome is unknown
 
 Messages quote identifiers with `!r`, say what to do, and never hold another owner's data.
 """
@@ -108,5 +109,13 @@ class TripwireError(ThreadmarkError):
         self.metadata: Mapping[str, Any] = {} if metadata is None else metadata
 
 
-class ApprovalError(ThreadmarkError):
-    """A decision on a pending call could not be taken."""
+class WorkflowStepError(ThreadmarkError):
+    """A step of a workflow failed; `step` is its name. It is raised again when the run is gone on with."""
+
+    def __init__(self, message: str, *, step: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class ApprovalError(ConflictError):
+    """A decision on a pending call came too late, twice, or for other arguments; nothing was done."""

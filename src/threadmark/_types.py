@@ -102,7 +102,8 @@ class ToolPart:
     """`kind` ("approval", "suspension" or "delegation"), and `payload` and `schema` of what was asked.
 
     Once decided: `decision` ("approved", "declined", "answered", "expired" or "cancelled") and `at`; if known
-    `by`, `reason`, `data` (the answer), and `args` (the model's own, where a person edited them).
+    `by`, `reason`, `data` (the answer), and `args` (the model's own, where a person edited them). `approval`:
+    the same of an approval that came before a suspension.
     """
 
 

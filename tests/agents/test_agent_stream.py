@@ -484,6 +484,10 @@ _fields: dict[str, st.SearchStrategy[object]] = {
     "provider_executed": st.booleans(),
     "data": st.none() | st.binary(),
     "metadata": st.dictionaries(st.text(), _json, max_size=3),
+    "suspend_payload": _json,
+    "output": _json,
+    "resume_schema": _json,
+    "path": st.lists(st.text(), max_size=3).map(tuple),
     "finish_reason": st.sampled_from(["stop", "max-steps", "error"]),
 }
 
@@ -505,6 +509,7 @@ def test_event_types() -> None:
     assert sorted(ev._EVENTS) == snapshot(
         [
             "abort",
+            "data",
             "error",
             "file",
             "finish",
@@ -516,21 +521,26 @@ def test_event_types() -> None:
             "start",
             "step-finish",
             "step-start",
+            "suspended",
             "text-delta",
             "text-end",
             "text-start",
             "thread-title",
             "tool-call",
+            "tool-call-approval",
             "tool-call-delta",
             "tool-call-input-streaming-end",
             "tool-call-input-streaming-start",
+            "tool-call-suspended",
             "tool-error",
+            "tool-output",
+            "tool-output-denied",
             "tool-result",
             "tripwire",
         ]
     )
     ending = {name for name, kind in ev._EVENTS.items() if kind.terminal}  # type: ignore[attr-defined]
-    assert ending == {"finish", "error", "abort", "tripwire"}
+    assert ending == {"finish", "error", "abort", "tripwire", "suspended"}
     assert all(issubclass(ev._EVENTS[name], TerminalEvent) for name in ending)  # type: ignore[arg-type]
 
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from threadmark import Memory, Message, Speaker, ToolPart, WorkingMemory
+from threadmark._sync import run_sync
 from threadmark.cli._context import show_context
+from threadmark.stores.base import (
+    Covered,
+    JobClaim,
+    NewObservation,
+    ObservationCommit,
+    ObservationStore,
+    Source,
+    message_digest,
+)
 
 from .conftest import Run
 
@@ -32,8 +44,6 @@ def fill(folder: Path, *, turns: int = 3, working_memory: bool | WorkingMemory =
             turn.prompt()
             call = ToolPart(tool_call_id="c", tool_name="look", args={"x": 1}, state="result", output="seen")
             answer = Message(role="assistant", parts=[call, *Message.assistant(f"Answer {number}.").parts])
-            from threadmark._sync import run_sync
-
             run_sync(turn.commit(answer))
 
 
@@ -156,3 +166,64 @@ def test_colours_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     rows = re.sub(r"\x1b\[\d+m", "", shown).splitlines()
     assert all(len(row) <= 70 for row in rows if "\u2502" in row)
+
+
+async def observe(folder: Path) -> None:
+    """Note something of the first two messages of the conversation."""
+    async with Memory(f"sqlite:///{folder / 'threadmark.db'}") as memory:
+        messages = (await memory.resource("ana").thread("trip").messages(per_page=2, order="asc")).messages
+        now = memory.now()
+        claim = JobClaim(
+            thread_id="trip", kind="observe", id="j", from_seq=1, to_seq=2, prompt="p", holder="h",
+            now=now, until=now + timedelta(minutes=1),
+        )  # fmt: skip
+        store = cast("ObservationStore", memory.store)
+        job = await store.claim_observation_job("ana", claim)
+        assert job is not None
+        row = NewObservation(
+            kind="fact",
+            priority="high",
+            text="Ana goes to Oslo.",
+            tokens=5,
+            sources=tuple([Source(message_id=message.id) for message in messages]),
+        )
+        covered = tuple(
+            [Covered(message_id=message.id, digest=message_digest(message)) for message in messages]
+        )
+        await store.commit_observations(
+            "ana",
+            ObservationCommit(
+                thread_id="trip", job_id=job.id, fence=job.fence, now=memory.now(), rows=(row,),
+                covered=covered, activate=True,
+            ),
+        )  # fmt: skip
+
+
+def test_observations_are_shown_in_place_of_what_they_cover(threadmark: Run, tmp_path: Path) -> None:
+    """If a thread was observed, its log stands in the prompt, and the messages it covers do not."""
+    fill(tmp_path)
+    run_sync(observe(tmp_path))
+    told = json.loads(threadmark("context", "trip", "--json").stdout)
+    kinds = [block["kind"] for block in told["blocks"]]
+    assert "observations" in kinds
+    assert "Ana goes to Oslo." in told["blocks"][kinds.index("observations")]["text"]
+    assert len(told["blocks"][kinds.index("history")]["messages"]) == 4
+    assert "Ana goes to Oslo." in threadmark("context", "trip", "--full").stdout
+
+
+def test_what_would_be_recalled_is_shown_for_a_message(threadmark: Run, tmp_path: Path) -> None:
+    """If the database has an index; without a message there is nothing to look for. Nothing is written."""
+    path = tmp_path / "threadmark.db"
+    with Memory(f"sqlite:///{path}", semantic_recall=True) as memory:
+        memory.resource("ana").thread("old").save_sync("My sister Maria lives in Bergen.")
+        memory.resource("ana").thread("trip").save_sync("Question 1 about trains?")
+        memory.settled_sync()
+    before = path.read_bytes()
+    done = threadmark("context", "trip", "--message", "Where does Maria live?", "--full").stdout
+    assert "lives in Bergen" in done
+    heads = [row.split()[0] for row in done.splitlines() if " tokens  " in row]
+    assert heads[-3:] == ["history", "recalled", "input"]
+    cut = threadmark("context", "trip", "--message", "Where does Maria live?").stdout
+    assert max(len(row) for row in cut.splitlines()) <= 100
+    assert "recalled" not in threadmark("context", "trip").stdout
+    assert path.read_bytes() == before

@@ -270,6 +270,8 @@ class TestRendering:
         )
         page = await memory.resource("room").thread("t").messages(speaker="ana")
         assert [message.text for message in page] == ["I want blue."]
+        page = await memory.resource("room").messages(speaker="bob", roles=["user"])
+        assert [message.text for message in page] == ["I want red."]
 
     async def test_what_is_not_for_a_model(self, memory: Memory) -> None:
         """Errors, data, and empty answers are left out; a call without outcome gets one that says so."""

@@ -81,7 +81,8 @@ def agent_with(memory: Memory, hook: str, processor: Processor, **options: Any) 
 
 @pytest.fixture
 async def filled(memory: Memory) -> Memory:
-    """Another owner, and this owner with a thread and a working memory."""
+    """Another owner, and this owner with a thread, a working memory, and an index of what was said."""
+    await memory.store.enable_recall(memory.now())
     first = Agent(
         "a",
         memory=memory,
@@ -120,7 +121,9 @@ async def test_abort(
         resource="ana",
         thread={"id": thread, "title": "T", "metadata": {"k": 1}},
         working_memory=WorkingMemory(),
+        generate_title=True,
     )
+    await filled.settled()
     assert await rows() == before
     result = told.result
     assert result.finish_reason == "tripwire"

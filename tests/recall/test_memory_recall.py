@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from threadmark import (
     ConfigurationError,
     Memory,
+    MemoryEvent,
     Message,
     MessageChange,
     ModelError,
@@ -471,3 +473,33 @@ def test_the_sync_twin() -> None:
         memory.resource("ana").thread("t").save_sync("My puppy is called Biscuit.")
         assert memory.resource("ana").recall_sync("puppy").hits[0].message.seq == 1
         assert memory.resource("ana").matches_sync("puppy").total == 1
+
+
+def bytes_of(folder: Path) -> bytes:
+    """All that the files of a folder hold."""
+    return b"".join([path.read_bytes() for path in folder.iterdir()])
+
+
+async def test_an_embedders_error_tells_nobodys_text(tmp_path: Path) -> None:
+    """What an embedder says may quote a message; it is kept nowhere, and no other owner's row holds it."""
+    embedder = Animals()
+    events: list[MemoryEvent] = []
+
+    async def quote(texts: Sequence[str]) -> Any:
+        raise ValueError(f"cannot embed {texts!r}")
+
+    embedder.broken = quote
+    path = tmp_path / "a.db"
+    async with Memory(
+        f"sqlite:///{path}", semantic_recall=SemanticRecall(embedder=embedder), on_event=events.append
+    ) as memory:
+        for owner in ("ana", "eve"):
+            thread = memory.resource(owner).thread("t")
+            await thread.save([said(f"quetzalcoatl {owner}", id=f"m{n}-{owner}") for n in range(3)])
+            await memory.resource(owner).recall("anything")
+        await memory.settled()
+        (space,) = (await memory.store.recall_state()).spaces
+        assert (space.failing, space.error) == (6, "ValueError")
+        assert all("quetzalcoatl" not in str(event.error) for event in events)
+        assert (await memory.resource("ana").erase()).scrubbed
+        assert b"quetzalcoatl ana" not in bytes_of(tmp_path)

@@ -110,7 +110,7 @@ async def test_an_error_at_any_statement_undoes_all(template: Path, tmp_path: Pa
 async def test_death_at_any_statement_leaves_a_whole_index(
     template: Path, tmp_path: Path, zygote: Zygote, operation: str
 ) -> None:
-    """Killed at its n-th statement, a write is in the index as it is in the messages: whole, or not at all."""
+    """Killed at its n-th statement, a write is in the index as in the messages: whole, or not at all."""
     before, after, statements = await effect(template, tmp_path / "bench.db", operation)
     for nth in range(1, len(statements) + 1, 2):
         when = WHENS[nth // 2 % 2]

@@ -1,12 +1,15 @@
 """Who answers: the agent, its loop, its tools and its events."""
 
 from .agent import Agent
+from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
 from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
 from .options import CallOptions
 from .output import Output
+from .pending import PendingCall, SuspendedRun, SuspendedRunPage
 from .request_context import RequestContext
 from .result import AgentResult, Step
+from .resumable import ResumeOptions
 from .stream import AgentStream, SyncAgentStream
 from .tools import Tool, ToolContext, tool
 
@@ -15,15 +18,24 @@ __all__ = [
     "AgentResult",
     "AgentStream",
     "CallOptions",
+    "Delegation",
+    "DelegationChange",
+    "DelegationEnd",
+    "DelegationResult",
+    "DelegationStart",
     "Event",
     "Hooks",
     "Output",
+    "PendingCall",
     "RequestContext",
+    "ResumeOptions",
     "SkipTool",
     "Step",
     "StepChanges",
     "StepContext",
     "StreamEvent",
+    "SuspendedRun",
+    "SuspendedRunPage",
     "SyncAgentStream",
     "TerminalEvent",
     "Tool",

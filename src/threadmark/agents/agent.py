@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,9 +19,12 @@ from ..processors._values import own_message
 from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .answering import Answering
+from .delegating import Delegating, Team
+from .delegation import Delegation
 from .events import Emit
 from .hooks import Hooks, check_hooks
 from .loop import execute
+from .networks import Networks
 from .options import (
     Call,
     CallOptions,
@@ -30,14 +34,20 @@ from .options import (
     TurnSource,
     check_agent_options,
     check_call,
+    check_flag,
     check_processors,
+    check_rule,
+    check_seconds,
 )
 from .output import Output
-from .plan import Plan
+from .plan import ApprovalRule, Plan
 from .prompts import Prompt
+from .records import record_of
 from .replay import replay
 from .request_context import RequestContext
 from .result import AgentResult
+from .resumable import Resumable
+from .runs import AgentRuns
 from .state import RunState
 from .stream import AgentStream, stream_twin
 from .tools import ToolSet
@@ -46,7 +56,7 @@ if TYPE_CHECKING:
     from ..models import ModelLike
 
 
-class Agent:
+class Agent(Resumable, Networks):
     """Answers with a model, tools and memory.
 
     Args:
@@ -64,7 +74,14 @@ class Agent:
         output_processors: The same for what comes back, before memory stores it.
         error_processors: Decide whether a failed model call is made again.
         max_processor_retries: How often processors may have one step answered again.
+        require_tool_approval: Whether a person must approve calls of tools, besides those whose tool says so:
+            for all, or a function of a call's tool name and arguments, and perhaps the request context.
+        pause_ttl: Seconds that a paused run waits for a person at most; default: without end.
+        auto_resume: Whether a user's next message may answer a suspended call; never an approval.
         hooks: `Hooks(...)`: functions of yours before each step and around each tool.
+        agents: Sub-agents, which the model may delegate to: a list, or a mapping of keys to agents. Each is a
+            tool "agent-<key>", described by its `description`.
+        delegation: `Delegation(...)`: hooks and limits of that.
 
     `instructions`, `model`, `memory`, `tools` and the lists of processors may be functions of the
     `RequestContext`, plain or async; each is called once per run. An agent keeps nothing of its calls: any
@@ -89,7 +106,12 @@ class Agent:
         output_processors: Dynamic[Processors] = (),
         error_processors: Dynamic[Processors] = (),
         max_processor_retries: int = 3,
+        require_tool_approval: ApprovalRule = False,
+        pause_ttl: float | None = None,
+        auto_resume: bool = False,
         hooks: Hooks | None = None,
+        agents: Mapping[str, Agent] | Sequence[Agent] = (),
+        delegation: Delegation | None = None,
     ) -> None:
         check_agent_options(instructions=instructions, memory=memory, tools=tools)
         self.name = check_id("agent", name)
@@ -105,12 +127,22 @@ class Agent:
         self._tools = tools if callable(tools) else ToolSet.of(tools)
         self._models: dict[str, Model] = {}
         self.max_processor_retries = check_count("max_processor_retries", max_processor_retries)
+        self.require_tool_approval = check_rule(require_tool_approval) or False
+        self.pause_ttl = check_seconds("pause_ttl", pause_ttl)
+        self.auto_resume = check_flag("auto_resume", auto_resume) or False
+        self._chosen: weakref.WeakSet[TurnSource] = weakref.WeakSet()  # what a function gave as memory
         self.hooks = check_hooks(hooks)
+        self._team = Team(agents, delegation)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
             "output": check_processors(output_processors, "output"),
             "error": check_processors(error_processors, "error"),
         }
+
+    @property
+    def runs(self) -> AgentRuns:
+        """This agent's runs that wait for a person."""
+        return AgentRuns(self)
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r})"
@@ -150,6 +182,11 @@ class Agent:
     # -- one call ------------------------------------------------------------------------------------
 
     async def _answer(self, call: Call, emit: Emit | None) -> AgentResult:
+        made = await self._prepare(call, emit)
+        return made if isinstance(made, AgentResult) else await execute(made)
+
+    async def _prepare(self, call: Call, emit: Emit | None) -> RunState | AgentResult:
+        """All that a run needs, every choice made; or the result of the run if it was made before."""
         loop = asyncio.get_running_loop()
         deadline = None if call.timeout is None else loop.time() + call.timeout
         memory = await self._resolve_memory(call)
@@ -167,12 +204,20 @@ class Agent:
         if turn is not None and turn.finished is not None:
             return replay(turn, turn.finished, self.name, emit, output)
         new = call.input if turn is None else turn.input
-        if not new:
+        if not new and call.paused is None:
             raise ValidationError(
                 "the prompt holds nothing new: it ends with an answer that is stored already"
             )
         if turn is not None:
             tools = tools.with_memory(turn.tools())
+        hand_over = None
+        auto_resume = self.auto_resume if call.auto_resume is None else call.auto_resume
+        if auto_resume and memory is not None and call.paused is None and turn is not None and turn.writes:
+            hand_over = await self._auto_resume(memory, call, emit)
+        delegating: Delegating | None = None
+        if self._team.agents:
+            delegating = Delegating(self._team, memory, model, call.depth)
+            tools = ToolSet.of([*tools.tools.values(), *self._team.tools(delegating)])
         plan = Plan(
             run_id=call.run_id,
             agent=self.name,
@@ -189,9 +234,37 @@ class Agent:
             claim=call.may_repeat,
             guards=self._guards(listed, call, model, turn, instructions),
             output=None if output is None else Answering(output, model, own),
+            require_approval=(
+                self.require_tool_approval
+                if call.require_tool_approval is None
+                else call.require_tool_approval
+            ),
+            pause_ttl=self.pause_ttl if call.pause_ttl is None else call.pause_ttl,
+            hand_over=hand_over,
+            delegating=delegating,
+            record=record_of(call) if call.paused is None else call.paused.state or {},
             hooks=call.hooks or self.hooks,
         )
-        return await execute(RunState(plan, turn, emit))
+        state = RunState(plan, turn, emit)
+        if delegating is not None:
+            delegating.state = state
+        return state
+
+    async def _auto_resume(
+        self, memory: TurnSource, call: Call, emit: Emit | None
+    ) -> Callable[[RunState], Awaitable[AgentResult | None]] | None:
+        """What gives this call's message to a suspended call that it answers, if any waits."""
+        from .auto_resume import answer, extract, find_questions
+
+        questions = await find_questions(self, memory, call)
+        if not questions:
+            return None
+
+        async def hand_over(state: RunState) -> AgentResult | None:
+            found = await extract(state, questions)
+            return None if found is None else await answer(self, state, *found, emit)
+
+        return hand_over
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None
@@ -203,14 +276,20 @@ class Agent:
             options=options,
             agent=self.name,
             run_id=call.run_id,
+            paused=call.paused,
         )
 
     async def _resolve_memory(self, call: Call) -> TurnSource | None:
-        if call.resource is None:
-            return None
-        memory = self._memory
+        if call.resource is None or call.source is not None:
+            return call.source
+        return await self._choose_memory(call.request_context)
+
+    async def _choose_memory(self, context: RequestContext) -> TurnSource:
+        memory: Any = self._memory
         if memory is not None and not hasattr(memory, "open_turn"):
-            memory = await _resolve(memory, call.request_context)
+            memory = await _resolve(memory, context)
+            if hasattr(memory, "open_turn"):
+                self._chosen.add(memory)
         if memory is None:
             raise ConfigurationError(
                 f"agent {self.name!r} has no memory, so it cannot use a resource and a thread; "
@@ -218,7 +297,8 @@ class Agent:
             )
         if not hasattr(memory, "open_turn"):
             raise ConfigurationError(f"memory must be a Memory, not {type(memory).__name__}")
-        return memory
+        source: TurnSource = memory
+        return source
 
     async def _resolve_tools(self, context: RequestContext) -> ToolSet:
         tools = self._tools

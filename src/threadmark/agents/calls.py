@@ -15,7 +15,7 @@ from .._sync import in_thread
 from .._types import Json, ToolPart
 from ..memory.context.render import interrupted
 from .hooks import Hooks, around, for_model
-from .tools import InvalidArgumentsError, Tool, ToolContext, ToolSet
+from .tools import InvalidArgumentsError, SuspendSignal, Tool, ToolContext, ToolFailure, ToolSet
 
 MAX_ERROR_CHARACTERS = 2000
 """How much of an error a model is told."""
@@ -93,12 +93,10 @@ def _start(
         return _failed(call, f"Unknown tool {call.tool_name[:100]!r}. {known}")
     if isinstance(call.args, str) and call.args.strip():
         return _failed(call, "Invalid arguments: not valid JSON")
-    try:
-        positional, named = tool.validate(call.args or {})
-    except InvalidArgumentsError as error:
-        return _failed(call, f"Invalid arguments: {error}")
-    except Exception as error:  # a validator of the user's own types
-        return _failed(call, f"Invalid arguments: {describe_error(error)}")
+    checked = check_arguments(call, tool)
+    if isinstance(checked, ToolPart):
+        return checked
+    positional, named = checked
     told = context(call) if tool.takes_context or hooks is not None else None
     if tool.takes_context:
         positional.insert(0, told)
@@ -121,11 +119,27 @@ def _start(
     return asyncio.ensure_future(run())
 
 
+def check_arguments(call: ToolPart, tool: Tool) -> tuple[list[Any], dict[str, Any]] | ToolPart:
+    """Positional and keyword arguments for the tool's function; the failed call if they do not fit."""
+    try:
+        return tool.validate(call.args or {})
+    except InvalidArgumentsError as error:
+        return _failed(call, f"Invalid arguments: {error}")
+    except Exception as error:  # a validator of the user's own types
+        return _failed(call, f"Invalid arguments: {describe_error(error)}")
+
+
 async def _run(call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> ToolPart:
     try:
         value = await _within(tool.timeout, _invoke(tool, args, kwargs))
     except _TooLongError:
         return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
+    except SuspendSignal as signal:
+        if signal.pause is not None:
+            return dataclasses.replace(call, pause=signal.pause)
+        return _suspended(call, tool, signal.payload)
+    except ToolFailure as failure:
+        return _failed(call, str(failure))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _failed(call, describe_error(error))
     return _with_output(call, value)
@@ -178,6 +192,20 @@ def as_json(value: Any) -> Json:
         reason = describe_error(error)
         raise ValidationError(f"The tool's result cannot be expressed as JSON. {reason}") from None
     return plain
+
+
+def _suspended(call: ToolPart, tool: Tool, payload: Any) -> ToolPart:
+    """`call` as it waits for an answer."""
+    try:
+        pause = {"kind": "suspension", "payload": as_json(payload)}
+    except ValidationError as error:
+        return _failed(call, f"The tool suspended with a payload that is not JSON. {error}")
+    if tool.resume_schema is not None:
+        pause["schema"] = dict(tool.resume_schema.schema)
+    before = dict(call.pause or {})
+    if approval := before if before.get("kind") == "approval" else before.get("approval"):
+        pause["approval"] = approval
+    return dataclasses.replace(call, pause=pause)
 
 
 def _failed(call: ToolPart, error: str) -> ToolPart:

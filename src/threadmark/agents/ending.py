@@ -7,17 +7,23 @@ from collections.abc import Sequence
 
 from .._errors import StoreError
 from .._types import ErrorPart, Message, RunStatus
+from ..memory.runs import paused_record
 from .calls import describe_error
+from .pending import pending_calls
 from .result import AgentResult
 from .settle import finish
 from .state import RunState
+from .waiting import tell_pending
 
 
 def wind_up(state: RunState, failure: Exception | None) -> None:
     """Close the answer, drop it if it was to be judged and is not, record a failure."""
     state.close()
     if not state.judged:
-        state.parts.clear()
+        if state.resumed:
+            withhold(state)
+        else:
+            state.parts.clear()
         if state.turn is not None:
             state.turn.discard_changes()
     if failure is not None:
@@ -39,6 +45,7 @@ async def commit(
     stored, cancelled = await finish(
         state.turn.commit(
             state.message() if state.parts else None,
+            earlier=state.earlier,
             status=status,
             finish_reason=state.reason,
             usage=state.usage,
@@ -53,6 +60,35 @@ async def commit(
         return (), error, cancelled
     receipt = stored.result()
     return () if receipt is None else receipt.messages, None, cancelled
+
+
+async def suspend(
+    state: RunState,
+) -> tuple[Sequence[Message], BaseException | None, asyncio.CancelledError | None]:
+    """Store the turn as one that waits, then tell for what."""
+    assert state.turn is not None
+    turn, message = state.turn, state.message()
+    state.record = paused_record(state.record, message, state.step, turn.now())
+    stored, cancelled = await finish(
+        turn.suspend([*state.earlier, message], state.record, state.plan.pause_ttl, state.usage)
+    )
+    if stored.cancelled():
+        return (), StoreError("storing the turn was cancelled"), cancelled
+    if (error := stored.exception()) is not None:
+        return (), error, cancelled
+    if state.emit is not None:
+        tell_pending(state.plan.run_id, message.parts, state.emit)
+    return stored.result().messages, None, cancelled
+
+
+def withhold(state: RunState) -> None:
+    """Keep of a run that went on after a pause what it was then, and that its calls may have had effects."""
+    assert state.turn is not None
+    assert state.turn.asked is not None
+    state.message_id, state.metadata = state.turn.asked.id, state.turn.asked.metadata
+    state.earlier, state.parts = (), list(state.base)
+    state.answer = None
+    state.close()
 
 
 async def retract(
@@ -77,6 +113,7 @@ def make_result(state: RunState, saved: Sequence[Message]) -> AgentResult:
     plan, turn = state.plan, state.turn
     stored = {message.id: message for message in saved}
     given = [stored.get(message.id, message) for message in state.input] if state.accepted else []
+    given += [stored.get(message.id, message) for message in state.earlier]
     message = stored.get(state.message_id) or (state.message() if state.parts else None)
     return AgentResult(
         run_id=plan.run_id,
@@ -91,4 +128,5 @@ def make_result(state: RunState, saved: Sequence[Message]) -> AgentResult:
         tripwire=state.tripwire,
         object=None if state.output is None or message is None else state.output.object,
         is_fallback=state.output is not None and state.output.is_fallback,
+        pending=pending_calls(state.parts) if state.reason == "suspended" else (),
     )

@@ -5,9 +5,15 @@ A step with tools gives, for each call: tool-call-input-streaming-start, tool-ca
 tool-call-input-streaming-end, tool-call; then one tool-result or tool-error for each call, in the order of
 the calls; then step-finish, and the next step. With `output` the text of an answer waits until it fits, and
 what its object holds so far comes as `object` events between text-start and the deltas; `object-result` comes
-before step-finish. With `GenerateTitle(emit_event=True)` a thread-title may come before the last event.
-Exactly one terminal event ends every stream: `finish`, `error`, `abort` or `tripwire`. A stream that fails
-before its turn is open has that one event only.
+before step-finish. With `GenerateTitle(emit_event=True)` a thread-title may come before the last event. With
+observational memory, data events may come anywhere between start and the last event.
+
+When calls wait for a person, the others run and give their results; then comes a tool-call-approval or
+tool-call-suspended for each that waits, and `suspended`. The stream of the decision goes on from there: a
+tool-output-denied for each declined call, results, the step-finish of that step, and the next steps.
+
+Exactly one terminal event ends every stream: `finish`, `error`, `abort`, `tripwire` or `suspended`. A stream
+that fails before its turn is open has that one event only.
 """
 
 from __future__ import annotations
@@ -42,6 +48,8 @@ class StreamEvent:
                 value = value.to_dict()
             elif isinstance(value, bytes):
                 value = base64.b64encode(value).decode("ascii")
+            elif isinstance(value, tuple):
+                value = list(value)
             out[item.name] = value
         return out
 
@@ -176,6 +184,57 @@ class ToolErrorEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolApprovalEvent(StreamEvent):
+    """A call waits for a person's approval; that is stored. `resume_schema` describes a decision.
+
+    `digest` identifies the arguments. `path` are the sub-agents between this agent and the one that calls.
+    """
+
+    type: ClassVar[Literal["tool-call-approval"]] = "tool-call-approval"
+    tool_call_id: str
+    tool_name: str
+    args: Json
+    resume_schema: Json
+    digest: str
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSuspendedEvent(StreamEvent):
+    """A tool waits for an answer to `suspend_payload`; that is stored. `resume_schema` describes answers."""
+
+    type: ClassVar[Literal["tool-call-suspended"]] = "tool-call-suspended"
+    tool_call_id: str
+    tool_name: str
+    args: Json
+    suspend_payload: Json
+    resume_schema: Json
+    digest: str
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDeniedEvent(StreamEvent):
+    """A call was declined and is not made; `error` is what the model is told."""
+
+    type: ClassVar[Literal["tool-output-denied"]] = "tool-output-denied"
+    tool_call_id: str
+    tool_name: str
+    args: Json
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutputEvent(StreamEvent):
+    """An event of a sub-agent, as a JSON object, between the call that delegated and its result."""
+
+    type: ClassVar[Literal["tool-output"]] = "tool-output"
+    tool_call_id: str
+    tool_name: str
+    output: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEvent(StreamEvent):
     """The model made a file: its bytes in `data`, or where it is in `url`."""
 
@@ -233,6 +292,19 @@ class ThreadTitleEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataEvent(StreamEvent):
+    """Something that memory did while the run went on. It is not stored, and no text of a message is in it.
+
+    `name` is that of the `MemoryEvent`: "data-om-status" before each model call, "data-om-activation", ...
+    """
+
+    type: ClassVar[Literal["data"]] = "data"
+    name: str
+    data: Mapping[str, Json] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TerminalEvent(StreamEvent):
     """The last event of a stream. `usage` is the sum over all model calls of the run."""
 
@@ -278,6 +350,14 @@ class TripwireEvent(TerminalEvent):
     metadata: Mapping[str, Json] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspendedEvent(TerminalEvent):
+    """The run is stored and waits. The events before it say for what."""
+
+    type: ClassVar[Literal["suspended"]] = "suspended"
+    finish_reason: FinishReason = "suspended"
+
+
 Event: TypeAlias = (
     StartEvent
     | StepStartEvent
@@ -293,15 +373,21 @@ Event: TypeAlias = (
     | ToolCallEvent
     | ToolResultEvent
     | ToolErrorEvent
+    | ToolApprovalEvent
+    | ToolSuspendedEvent
+    | ToolDeniedEvent
+    | ToolOutputEvent
     | FileEvent
     | ObjectEvent
     | ObjectResultEvent
     | StepFinishEvent
     | ThreadTitleEvent
+    | DataEvent
     | FinishEvent
     | ErrorEvent
     | AbortEvent
     | TripwireEvent
+    | SuspendedEvent
 )
 
 Emit: TypeAlias = Callable[[Event], None]
@@ -319,8 +405,10 @@ def event_from_dict(value: Mapping[str, Any]) -> Event:
     try:
         if "usage" in values:
             values["usage"] = usage_from_dict(values["usage"])
-        if values.get("data") is not None:
+        if isinstance(values.get("data"), str):
             values["data"] = base64.b64decode(values["data"], validate=True)
+        if "path" in values:
+            values["path"] = tuple(values["path"])
         return make(**values)
     except (TypeError, binascii.Error) as error:
         raise ValidationError(f"not an event of type {kind!r}: {error}") from None

@@ -13,22 +13,26 @@ import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
+from .._codec import usage_from_dict
 from .._errors import ModelError, ProcessorError, TripwireError
-from .._types import Message
+from .._types import Message, StepPart, TextPart
 from ..processors.base import Tripwire
 from .answering import AskAgainError
 from .asking import ask, tell_parts
-from .ending import commit, make_result, retract, wind_up
+from .ending import commit, make_result, retract, suspend, wind_up, withhold
 from .events import StartEvent, StepFinishEvent, StepStartEvent
 from .hooks import prepare
-from .opening import accept
+from .leases import stop_heartbeat
+from .memory_events import tell_status, telling
+from .opening import accept, go_on, reopen
 from .plan import TimeUpError
 from .replay import tell_answer
 from .result import AgentResult, answer_reason
 from .settle import settle
 from .state import RunState
+from .streaming import StreamedAnswer
 from .titles import tell_title
-from .tool_step import run_tools
+from .tool_step import keep, run_tools
 
 E = TypeVar("E", bound=BaseException)
 
@@ -38,10 +42,17 @@ async def execute(state: RunState) -> AgentResult:
 
     Raises what made it fail, or the cancellation; the error's `result` is then what there is.
     """
+    with telling(state):
+        return await _execute(state)
+
+
+async def _execute(state: RunState) -> AgentResult:
     failure: Exception | None = None
     cancelled: asyncio.CancelledError | None = None
     try:
         await _work(state)
+        if state.handed is not None:
+            return state.handed
     except TimeUpError:
         state.reason = "timeout"
     except asyncio.CancelledError as error:
@@ -55,8 +66,15 @@ async def execute(state: RunState) -> AgentResult:
         if not state.begun:
             raise  # nothing is stored, and no model was asked
         state.reason, failure = "error", error
+    finally:
+        stop_heartbeat(state)
     saved: Sequence[Message] = ()
-    if state.tripwire is not None or isinstance(failure, ProcessorError):
+    if state.reason == "suspended":
+        saved, unsaved, late = await suspend(state)
+    elif state.resumed and (state.tripwire is not None or isinstance(failure, ProcessorError)):
+        withhold(state)
+        saved, unsaved, late = await commit(state, failure)
+    elif state.tripwire is not None or isinstance(failure, ProcessorError):
         state.parts.clear()
         state.accepted = False
         unsaved, late = await retract(state, failure)
@@ -78,14 +96,23 @@ async def execute(state: RunState) -> AgentResult:
 
 async def _work(state: RunState) -> None:
     plan = state.plan
-    if state.emit is not None:
-        state.emit(StartEvent(run_id=plan.run_id, agent=plan.agent, message_id=state.message_id))
+    if not state.resumed and plan.hand_over is None:
+        _tell_start(state)
     limit = asyncio.timeout_at(plan.deadline)
     try:
         async with limit:
-            await accept(state)
+            if state.resumed:
+                await reopen(state)
+            else:
+                await accept(state)
+                if plan.hand_over is not None:
+                    state.handed = await plan.hand_over(state)
+                    if state.handed is not None:
+                        return
+                    _tell_start(state)
             try:
-                await _steps(state)
+                if not state.resumed or await _finish_step(state):
+                    await _steps(state)
             except (TripwireError, ProcessorError, TimeUpError):
                 raise
             except Exception:
@@ -100,15 +127,23 @@ async def _work(state: RunState) -> None:
         raise
 
 
+def _tell_start(state: RunState) -> None:
+    if state.emit is not None:
+        plan = state.plan
+        state.emit(StartEvent(run_id=plan.run_id, agent=plan.agent, message_id=state.message_id))
+
+
 async def _steps(state: RunState) -> None:
     plan, guards = state.plan, state.guards
-    for state.step in range(1, plan.max_steps + 1):
+    first = state.step + 1
+    for state.step in range(first, plan.max_steps + 1):
         state.feedback = []
         if guards is not None:
             guards.facts.step, guards.facts.retries = state.step, 0
         turn = state.turn
         if state.step > 1 and turn is not None and await turn.refresh(plan.model, state.message()):
             state.prompt = plan.prompt(state.input)
+        tell_status(state)
         await prepare(state)
         if guards is not None:
             guards.facts.model = state.model.name
@@ -119,8 +154,69 @@ async def _steps(state: RunState) -> None:
             more = await _one_step(state)
         if not more:
             return
-        if state.judged and state.turn is not None and state.turn.settings.save_user_first:
-            await settle(state.turn.checkpoint(state.message()))
+        await _checkpoint(state)
+
+
+async def _checkpoint(state: RunState) -> None:
+    """Store how far the run is, if it is one that must survive the death of its process."""
+    if not state.judged or state.turn is None:
+        return
+    if state.resumed:
+        await keep(state)
+    elif state.turn.settings.save_user_first:
+        await settle(state.turn.checkpoint(state.message()))
+
+
+async def _finish_step(state: RunState) -> bool:
+    """Make the calls that waited, now that all are decided. Whether another step follows."""
+    begun = [index for index in range(len(state.parts)) if state.is_open(index)]
+    await run_tools(state, begun, decided=True)
+    if state.is_paused:
+        await _pause(state)
+        return False
+    mark = max(index for index, part in enumerate(state.parts) if isinstance(part, StepPart))
+    step = state.parts[mark]
+    assert isinstance(step, StepPart)
+    more = state.step < state.plan.max_steps and state.bail is None
+    if not more:
+        state.reason = "max-steps"
+        if state.bail is not None:
+            _take_bail(state, state.bail)
+        await _judge(state, retry=False)
+        if state.output is not None:
+            await state.output.finish(state)
+        _tell_judged(state)
+    if state.live is not None:
+        state.live(
+            StepFinishEvent(
+                run_id=state.plan.run_id,
+                step=state.step,
+                finish_reason="tool-calls",
+                is_continued=more,
+                usage=usage_from_dict(dict(step.usage or {})),
+            )
+        )
+    if more:
+        await go_on(state)
+        await _checkpoint(state)
+    return more
+
+
+def _take_bail(state: RunState, text: str) -> None:
+    """A sub-agent's text ends the run, and is the answer if there is none."""
+    state.reason = "stop"
+    if text and not state.message().text:
+        part = TextPart(text)
+        state.parts.append(part)
+        if state.live is not None:
+            StreamedAnswer(state.plan.run_id, state.step, state.live).tell(len(state.parts), part)
+
+
+async def _pause(state: RunState) -> None:
+    """End here until a person has decided."""
+    await _judge(state, retry=False)
+    _tell_judged(state)
+    state.reason = "suspended"
 
 
 async def _one_step(state: RunState) -> bool | None:
@@ -140,10 +236,15 @@ async def _one_step(state: RunState) -> bool | None:
         calls = [index for index in range(first, len(state.parts)) if state.is_open(index)]
         if calls:
             await run_tools(state, calls)
-        more = bool(calls) and state.step < plan.max_steps
+            if state.is_paused:
+                await _pause(state)
+                return False
+        more = bool(calls) and state.step < plan.max_steps and state.bail is None
         reason = answer_reason(response.finish_reason)
         if not more:
             state.reason = "max-steps" if calls else reason
+            if state.bail is not None:
+                _take_bail(state, state.bail)
             await _judge(state, retry=not calls)
             if state.output is not None:
                 await state.output.finish(state)
@@ -181,7 +282,8 @@ async def _judge(state: RunState, *, retry: bool) -> None:
 def _tell_judged(state: RunState) -> None:
     """The answer is accepted: tell of it if it was held back."""
     if state.parts and state.emit is not None and state.hold == "run":
-        tell_answer(state.message(), state.plan.run_id, state.emit)
+        tell_answer(state.message(), state.plan.run_id, state.emit, after=state.told)
+        state.told = state.step
     state.judged = True
 
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .._errors import ConfigurationError, ValidationError
 from .._ids import check_count, check_id, check_metadata, new_id
-from .._types import Json, Message, Speaker, Thread
+from .._types import Json, Message, Run, Speaker, Thread
 from ..memory.options import MemoryOptions, MemorySettings
+from ..memory.runs import OpenRuns
 from ..memory.thread_spec import ThreadSpec
 from ..memory.turn import Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
 from .hooks import Hooks, check_hooks
 from .output import Output
+from .plan import ApprovalRule
 from .prompts import Prompt, as_messages, with_speaker
 from .request_context import RequestContext
 from .tools import Function, Tool
@@ -45,7 +47,11 @@ class TurnSource(Protocol):
         options: Mapping[str, Any],
         agent: str,
         run_id: str,
+        paused: Run | None = None,
     ) -> Turn: ...
+
+    @property
+    def open_runs(self) -> OpenRuns: ...
 
 
 class CallOptions(MemoryOptions, total=False):
@@ -68,6 +74,12 @@ class CallOptions(MemoryOptions, total=False):
     step_timeout: The same for each single model call.
     input_processors, output_processors, error_processors: Instead of the agent's.
     max_processor_retries: Instead of the agent's.
+    require_tool_approval: Whether a person must approve calls of tools, besides those whose tool says so: for
+        all, or a function of a call's tool name and arguments, and perhaps the request context. If it fails,
+        approval is required. Instead of the agent's.
+    pause_ttl: Seconds that the run waits for a person at most; calls then count as declined. Instead of the
+        agent's.
+    auto_resume: Whether this message may answer a suspended call of the thread. Instead of the agent's.
     hooks: Instead of the agent's.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
         (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
@@ -92,6 +104,9 @@ class CallOptions(MemoryOptions, total=False):
     output_processors: Dynamic[Processors] | None
     error_processors: Dynamic[Processors] | None
     max_processor_retries: int | None
+    require_tool_approval: ApprovalRule | None
+    pause_ttl: float | None
+    auto_resume: bool | None
     hooks: Hooks | None
     run_id: str | None
 
@@ -124,6 +139,15 @@ class Call:
     """Lists of processors by kind, those that are not the agent's."""
     max_processor_retries: int | None
     hooks: Hooks | None
+    require_tool_approval: ApprovalRule | None = None
+    pause_ttl: float | None = None
+    auto_resume: bool | None = None
+    depth: int = 0
+    """How many agents stand above this one."""
+    paused: Run | None = None
+    """The run that this call goes on with."""
+    source: TurnSource | None = None
+    """The memory that run is in."""
 
 
 def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call:
@@ -164,8 +188,8 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
         settings=check_metadata(get("settings") or {}, kind="settings"),
         max_steps=None if max_steps is None else check_count("max_steps", max_steps, least=1),
         output=None if get("output") is None else Output.of(options["output"]),
-        timeout=_seconds("timeout", get("timeout")),
-        step_timeout=_seconds("step_timeout", get("step_timeout")),
+        timeout=check_seconds("timeout", get("timeout")),
+        step_timeout=check_seconds("step_timeout", get("step_timeout")),
         run_id=new_id() if run_id is None else check_id("run", run_id),
         may_repeat=run_id is not None,
         memory=memory,
@@ -175,6 +199,9 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
             if (chosen := get(f"{kind}_processors")) is not None
         },
         max_processor_retries=None if retries is None else check_count("max_processor_retries", retries),
+        require_tool_approval=check_rule(get("require_tool_approval")),
+        pause_ttl=check_seconds("pause_ttl", get("pause_ttl")),
+        auto_resume=check_flag("auto_resume", get("auto_resume")),
         hooks=check_hooks(get("hooks")),
     )
 
@@ -192,12 +219,29 @@ def _ids(resource: Any, thread: Any) -> tuple[str | None, ThreadSpec | None]:
     return resource, spec
 
 
-def _seconds(name: str, value: Any) -> float | None:
+def check_seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValidationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)
+
+
+def check_rule(value: Any) -> ApprovalRule | None:
+    """`value` as a rule of approval. Raises `ConfigurationError`."""
+    if value is None or isinstance(value, bool):
+        return value
+    if callable(value):
+        rule: ApprovalRule = value
+        return rule
+    raise ConfigurationError(f"require_tool_approval is True, False or a function, not {value!r}")
+
+
+def check_flag(name: str, value: Any) -> bool | None:
+    """`value` if it is true, false or not given. Raises `ConfigurationError`."""
+    if value is None or isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{name} must be True or False, not {value!r}")
 
 
 def check_processors(

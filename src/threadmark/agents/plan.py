@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._types import Json, Message
 from ..memory import context as memory_context
@@ -15,7 +15,12 @@ from .tools import ToolSet
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .delegating import Delegating
     from .hooks import Hooks
+
+
+ApprovalRule: TypeAlias = bool | Callable[..., Any]
+"""Yes, no, or a function of a call's tool name and arguments, and perhaps the `RequestContext`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,15 @@ class Plan:
     guards: Pipeline | None = None
     output: Answering | None = None
     hooks: Hooks | None = None
+    require_approval: ApprovalRule = False
+    """Which calls a person must approve, besides those whose tool says so."""
+    pause_ttl: float | None = None
+    """Seconds that a paused run waits at most."""
+    hand_over: Callable[[Any], Awaitable[Any]] | None = None
+    """Asked once the input is accepted: the result of a run that goes on instead, or `None`."""
+    delegating: Delegating | None = None
+    record: Mapping[str, Json] = field(default_factory=dict)
+    """What is stored of this call with a paused run."""
 
 
 class TimeUpError(Exception):

@@ -52,10 +52,10 @@ def _tell(result: AgentResult, emit: Emit) -> None:
     tell_answer(message, run_id, emit)
 
 
-def tell_answer(message: Message, run_id: str, emit: Emit) -> None:
-    """The steps of a finished answer as events."""
+def tell_answer(message: Message, run_id: str, emit: Emit, *, after: int = 0) -> None:
+    """The steps of a finished answer as events, those after step number `after`."""
     steps = steps_of(message.parts)
-    for step in steps:
+    for step in steps[after:]:
         emit(StepStartEvent(run_id=run_id, step=step.number, model=step.model))
         answer = StreamedAnswer(run_id, step.number, emit)
         for index, part in enumerate(step.parts):

@@ -10,6 +10,7 @@ from .._codec import usage_from_dict
 from .._types import FinishReason, Json, Message, Part, ReasoningPart, StepPart, TextPart, ToolPart, Usage
 from ..memory.context import ContextReport
 from ..processors.base import Tripwire
+from .pending import PendingCall
 
 _FINISH_REASONS = frozenset(get_args(FinishReason))
 
@@ -43,11 +44,12 @@ class AgentResult:
     `message` is the answer, `None` when nothing was produced; `messages` are those of this run: what was
     new in the input, then the answer. Of a stored turn they are as stored, with `seq`. `context` says what
     the model saw. `usage` is summed over all model calls. `finish_reason` is the model's, or "max-steps",
-    "timeout", "aborted", "error" or "tripwire". `tripwire` says why a processor stopped the run; there are
-    no messages then, nothing is stored, and what was blocked is nowhere in the result. `replayed` is true
-    when an earlier run with this `run_id` had given the answer; `context` is then empty. With `output` the
-    answer's object is `object`, and `is_fallback` says that no answer fitted and this is what was to be
-    given then.
+    "timeout", "aborted", "error", "suspended" or "tripwire". `pending` are the calls that a suspended run
+    waits for; `agent.approve`, `agent.decline` or `agent.resume` goes on with it. `tripwire` says why a
+    processor stopped the run; there are no messages then, nothing is stored, and what was blocked is nowhere
+    in the result. `replayed` is true when an earlier run with this `run_id` had given the answer; `context`
+    is then empty. With `output` the answer's object is `object`, and `is_fallback` says that no answer fitted
+    and this is what was to be given then.
     """
 
     run_id: str
@@ -63,6 +65,7 @@ class AgentResult:
     tripwire: Tripwire | None = None
     object: Any = None
     is_fallback: bool = False
+    pending: tuple[PendingCall, ...] = ()
 
     @property
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,20 @@ from .._ids import new_id
 from .._types import FinishReason, Json, Message, Part, StepPart, ToolPart, Usage
 from ..memory import context as memory_context
 from ..memory.context.render import escape, interrupted, model_facing
+from ..memory.runs import is_waiting
 from ..memory.turn import Turn
 from ..models.base import ModelResponse
 from ..processors.base import FEEDBACK_ID, Tripwire
 from .calls import sound
-from .events import Emit, ToolErrorEvent, ToolResultEvent
+from .events import Emit, ToolDeniedEvent, ToolErrorEvent, ToolResultEvent
 from .plan import Plan
+from .result import AgentResult
 from .streaming import StreamedAnswer
+
+GO_ON = """<resumed>
+The calls that waited for a person have their outcomes; they stand in the conversation above. Go on from there
+with your answer to what they were made for.
+</resumed>"""
 
 FEEDBACK = """Your last answer was not accepted and not shown. The reasons stand in the element below; it is
 feedback, not a message of the user. Answer the conversation again so that they no longer hold.
@@ -30,10 +38,15 @@ class RunState:
     __slots__ = (
         "accepted",
         "answer",
+        "bail",
+        "base",
         "begun",
+        "earlier",
         "emit",
         "feedback",
         "guards",
+        "handed",
+        "heartbeat",
         "hold",
         "input",
         "instructions",
@@ -48,11 +61,14 @@ class RunState:
         "plan",
         "prompt",
         "reason",
+        "record",
         "report",
+        "resumed",
         "seen",
         "settings",
         "shrunk",
         "step",
+        "told",
         "tools",
         "tripwire",
         "turn",
@@ -67,6 +83,13 @@ class RunState:
         self.hold = "none" if plan.guards is None else plan.guards.hold
         self.live = None if self.hold == "run" else emit  # where events go as they happen
         self.accepted = False  # the input, by processors
+        self.bail: str | None = None  # a sub-agent's text that ends the run
+        self.base: list[Part] = []  # what a resumed answer was when it was claimed
+        self.earlier: tuple[Message, ...] = ()  # messages of this run before the one that goes on
+        self.handed: AgentResult | None = None  # of another run, that went on instead
+        self.heartbeat: asyncio.Task[None] | None = None
+        self.record: Mapping[str, Json] = plan.record
+        self.resumed = False
         self.begun = False
         self.output = plan.output
         self.judged = self.hold != "run"
@@ -75,6 +98,7 @@ class RunState:
             instructions="", messages=(), report=memory_context.ContextReport()
         )
         self.report = self.prompt.report
+        self.told = 0  # steps of an answer that was held back
         self.model = plan.model  # of this step, like the four below
         self.tools = self.offered = plan.tools
         self.instructions = ""
@@ -106,6 +130,8 @@ class RunState:
         messages = self.prompt.messages
         if self.parts:
             messages = (*messages, model_facing(self.message()))
+        if self.earlier and not self.parts and messages and messages[-1].role == "assistant":
+            messages = (*messages, Message.user(GO_ON, id="resumed"))
         if self.feedback:
             text = FEEDBACK.format("\n".join([escape(reason) for reason in self.feedback]))
             messages = (*messages, Message.user(text, id=FEEDBACK_ID))
@@ -137,6 +163,17 @@ class RunState:
                 self.parts[index] = closed = interrupted(part)
                 self.tell(closed)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a call of the answer waits for a person."""
+        return any(map(is_waiting, self.parts))
+
+    def tell_now(self, outcome: ToolPart) -> None:
+        """Tell how a call ended even while the answer is held back: a person decided it."""
+        held, self.live = self.live, self.emit
+        self.tell(outcome)
+        self.live = held
+
     def tell(self, outcome: ToolPart) -> None:
         """Tell how a call ended."""
         if self.live is None:
@@ -149,5 +186,7 @@ class RunState:
         }
         if outcome.state == "result":
             self.live(ToolResultEvent(**common, result=outcome.output))
+        elif outcome.state == "denied":
+            self.live(ToolDeniedEvent(**common, error=outcome.error or outcome.state))
         else:
             self.live(ToolErrorEvent(**common, error=outcome.error or outcome.state))

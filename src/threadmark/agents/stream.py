@@ -18,6 +18,7 @@ from .events import (
     FinishEvent,
     ObjectEvent,
     ObjectResultEvent,
+    SuspendedEvent,
     TextDeltaEvent,
     TripwireEvent,
 )
@@ -153,6 +154,8 @@ class AgentStream:
         self._result = result
         if result.finish_reason == "aborted" and not result.replayed:
             self._end(AbortEvent(run_id=self.run_id, usage=result.usage))
+        elif result.finish_reason == "suspended":
+            self._end(SuspendedEvent(run_id=self.run_id, usage=result.usage))
         elif result.tripwire is not None:
             self._end(
                 TripwireEvent(
@@ -192,6 +195,7 @@ class AgentStream:
     # -- readers -------------------------------------------------------------------------------------
 
     def _emit(self, event: Event) -> None:
+        self.run_id = event.run_id  # a message that answers a paused run goes on with that run
         self._events.append(event)
         if self._waiting:
             self._wake()

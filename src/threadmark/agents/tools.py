@@ -9,18 +9,20 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 from .._codec import to_json
 from .._errors import ConfigurationError
 from .._types import Json, Message
 from ..memory.tools import MemoryTool
 from ..models.base import ToolDefinition
+from .resume_schema import ResumeSchema
 
 if TYPE_CHECKING:
     from .request_context import RequestContext
 
 Function: TypeAlias = Callable[..., Any]
+RequiresApproval: TypeAlias = bool | Callable[..., Any]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _VARIADIC: Mapping[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -34,7 +36,9 @@ class InvalidArgumentsError(Exception):
 class ToolContext:
     """What a tool learns about the call that it serves, when its first parameter is annotated with this.
 
-    `messages` is the conversation as the model saw it, with the answer so far.
+    `messages` is the conversation as the model saw it, with the answer so far. `approved_by` is the id of the
+    verified speaker who approved the call. Of a call that was suspended, `suspend_payload` is what it asked
+    and `resume_data` the answer, checked against the tool's `resume_schema`.
     """
 
     run_id: str
@@ -45,6 +49,36 @@ class ToolContext:
     thread_id: str | None
     request_context: RequestContext
     messages: tuple[Message, ...]
+    approved_by: str | None = None
+    suspend_payload: Json = None
+    resume_data: Any = None
+
+    def suspend(self, payload: Json = None) -> NoReturn:
+        """Stop here and wait for an answer to `payload` (JSON), perhaps for days and in another process.
+
+        With the answer the tool is called again, from its beginning, with `resume_data`. Whatever it did
+        before it suspended, it does again.
+        """
+        raise SuspendSignal(payload)
+
+
+class SuspendSignal(BaseException):
+    """Carries a payload out of a tool. Not an `Exception`, so that no tool swallows it by accident."""
+
+    def __init__(self, payload: Json, pause: Mapping[str, Json] | None = None) -> None:
+        super().__init__("a tool suspended its call")
+        self.payload = payload
+        self.pause = pause
+        """What the call waits for, if that is not an answer to `payload`."""
+
+
+class ToolFailure(Exception):
+    """A call failed; the message is all that the model is told."""
+
+
+def tool_name(key: str) -> str:
+    """The name of the tool that calls sub-agent `key`."""
+    return f"agent-{re.sub('[^A-Za-z0-9_-]', '_', key)}"[:64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,6 +87,9 @@ class Tool:
 
     `parameters` is the JSON schema of its arguments. `timeout` is in seconds; a call that takes longer is
     an error outcome. `to_model` makes what the model is shown of the output (JSON) instead of it.
+    `requires_approval` says whether a person must approve a call before it is made, or is a function of the
+    arguments, or of these and the `RequestContext`, that does. `resume_schema` describes the answers that a
+    suspended call takes.
     """
 
     name: str
@@ -62,6 +99,8 @@ class Tool:
     timeout: float | None = None
     takes_context: bool = False
     is_async: bool = False
+    requires_approval: RequiresApproval = False
+    resume_schema: ResumeSchema | None = None
     to_model: Callable[[Any], Any] | None = None
     validate: Callable[[Any], tuple[list[Any], dict[str, Any]]]
     """Positional and keyword arguments of the function, from the model's. Raises `InvalidArgumentsError`."""
@@ -83,6 +122,8 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float | None = None,
+    requires_approval: RequiresApproval = False,
+    resume_schema: Any = None,
     to_model: Callable[[Any], Any] | None = None,
 ) -> Callable[[Function], Tool]: ...
 def tool(
@@ -92,6 +133,8 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float | None = None,
+    requires_approval: RequiresApproval = False,
+    resume_schema: Any = None,
     to_model: Callable[[Any], Any] | None = None,
 ) -> Tool | Callable[[Function], Tool]:
     """Make a tool of a typed function, as a decorator with or without arguments.
@@ -104,6 +147,11 @@ def tool(
         name: Default: the function's name. At most 64 letters, digits, `_` and `-`.
         description: Default: the docstring without its arguments.
         timeout: Seconds after which a call counts as failed; default: no limit.
+        requires_approval: Whether a person must approve a call before it is made; default: no. Or a function
+            of the arguments (a mapping), or of these and the `RequestContext`, plain or async. If it fails,
+            approval is required.
+        resume_schema: Any type that Pydantic understands: what answers a suspended call takes, and what
+            `context.resume_data` is then. Default: any JSON.
         to_model: A function of the output, as JSON, that gives what the model is shown of it (text or JSON),
             plain or async; the output itself is stored, and told in events. Default: all of it.
 
@@ -112,7 +160,13 @@ def tool(
     """
     if function is None:
         return lambda inner: build_tool(
-            inner, name=name, description=description, timeout=timeout, to_model=to_model
+            inner,
+            name=name,
+            description=description,
+            timeout=timeout,
+            requires_approval=requires_approval,
+            resume_schema=resume_schema,
+            to_model=to_model,
         )
     return build_tool(function)
 
@@ -191,6 +245,8 @@ def build_tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float | None = None,
+    requires_approval: RequiresApproval = False,
+    resume_schema: Any = None,
     to_model: Callable[[Any], Any] | None = None,
 ) -> Tool:
     """The tool of `function`; see `tool`."""
@@ -203,6 +259,10 @@ def build_tool(
         )
     if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
         raise ConfigurationError(f"the timeout of tool {name!r} must be positive seconds, not {timeout!r}")
+    if not isinstance(requires_approval, bool) and not callable(requires_approval):
+        raise ConfigurationError(
+            f"requires_approval of tool {name!r} is True, False or a function, not {requires_approval!r}"
+        )
     if to_model is not None and not callable(to_model):
         raise ConfigurationError(f"to_model of tool {name!r} must be a function, not {to_model!r}")
     try:
@@ -231,6 +291,8 @@ def build_tool(
         timeout=timeout,
         takes_context=takes_context,
         is_async=inspect.iscoroutinefunction(call),
+        requires_approval=requires_approval,
+        resume_schema=None if resume_schema is None else ResumeSchema.of(name, resume_schema),
         to_model=to_model,
         validate=validate,
     )

@@ -25,10 +25,12 @@ _PLAIN, _BOLD, _DIM = "\x1b[0m", "\x1b[1m", "\x1b[2m"
 _COLOURS: Mapping[str, str] = {
     "instructions": "\x1b[34m",
     "system": "\x1b[94m",
+    "tools": "\x1b[34m",
     "working_memory": "\x1b[35m",
     "observations": "\x1b[33m",
     "history": "\x1b[32m",
     "recalled": "\x1b[36m",
+    "now": "\x1b[33m",
     "context": "\x1b[37m",
     "input": "\x1b[31m",
 }
@@ -51,7 +53,13 @@ def show_context(
         raise ValidationError("--message is empty; leave it out for a placeholder")
     with _database.open_memory(db, must_exist=True) as memory:
         found = find_thread(memory, thread, user)
-        options: dict[str, Any] = {"working_memory": _working_memory(memory, found)}
+        handle = memory.resource(found.resource_id).thread(found.id)
+        options: dict[str, Any] = {
+            "working_memory": _working_memory(memory, found),
+            "observational_memory": handle.observations.list_sync(per_page=1).total > 0,
+            # What is recalled depends on the question; without one there is nothing to look for.
+            "semantic_recall": message is not None and memory.index_state_sync().enabled,
+        }
         if last_messages is not None:
             options["last_messages"] = last_messages
         if max_tokens is not None:
@@ -120,7 +128,10 @@ class Printer:
     def _block(self, block: Block, size: int) -> None:
         colour = _COLOURS.get(block.kind, "")
         name = self._paint(f"{block.kind:<14}", _BOLD + colour)
-        self._line(f"{name}  {block.tokens:>{size},} tokens  {clean_line(block.why)}")
+        why = clean_line(block.why)
+        if not self._full:
+            why = _fit(why, self._width - 14 - 2 - size - len(" tokens  "))
+        self._line(f"{name}  {block.tokens:>{size},} tokens  {why}")
         if block.text:
             self._text("", [block.text], colour)
         sources = set(block.sources)

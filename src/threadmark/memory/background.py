@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -48,6 +49,7 @@ class Background:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._open: dict[object, _Work] = {}
+        self._listeners: list[_Listener] = []
 
     def start(
         self,
@@ -110,13 +112,30 @@ class Background:
             mine.ended.set_result(None)
 
     def tell(self, event: MemoryEvent) -> None:
-        """Tell `event` to the application. A listener that raises is logged, and stops nothing."""
+        """Tell `event` to the application, and to who listens to its thread.
+
+        A listener that raises is logged, and stops nothing.
+        """
+        for listener in tuple(self._listeners):
+            if listener.place == (event.resource_id, event.thread_id):
+                listener.hear(event)
         if self._on_event is None:
             return
         try:
             self._on_event(event)
         except Exception:
             log.exception("on_event failed for a %r event", event.name)
+
+    @contextmanager
+    def listening(self, resource_id: str, thread_id: str, hear: OnEvent) -> Iterator[None]:
+        """Call `hear` on this event loop with what is told of a thread, within the block."""
+        listener = _Listener((resource_id, thread_id), asyncio.get_running_loop(), hear)
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            listener.is_over = True
+            self._listeners.remove(listener)
 
     def _of_this_process(self) -> dict[object, _Work]:
         """The open work. A forked child has none of its parent's."""
@@ -170,6 +189,36 @@ class Background:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+class _Listener:
+    """Who hears of a thread's events, on its own event loop."""
+
+    __slots__ = ("_hear", "_loop", "is_over", "place")
+
+    def __init__(self, place: tuple[str, str], loop: asyncio.AbstractEventLoop, hear: OnEvent) -> None:
+        self.place = place
+        self.is_over = False
+        self._loop = loop
+        self._hear = hear
+
+    def hear(self, event: MemoryEvent) -> None:
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            self._now(event)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._now, event)
+
+    def _now(self, event: MemoryEvent) -> None:
+        if self.is_over:
+            return
+        try:
+            self._hear(event)
+        except Exception:
+            log.exception("a listener failed for a %r event", event.name)
 
 
 class _Work:

@@ -11,16 +11,18 @@ from .. import _ids
 from .._errors import ConfigurationError
 from .._ids import check_id
 from .._sync import sync_twin
-from .._types import Message
+from .._types import Message, Run
 from ..stores._url import open_store
 from ..stores.base import RecallState, Store
 from .admin import Admin
 from .background import Background, OnEvent
 from .counting import Counters
+from .open_turn import open_turn
 from .options import MemoryOptions, MemorySettings
 from .resource import Resource
+from .runs import OpenRuns
 from .thread_spec import ThreadSpec
-from .turn import Turn, open_turn
+from .turn import Turn
 from .working import WorkingMemory
 
 if TYPE_CHECKING:
@@ -99,6 +101,11 @@ class Memory:
             )
         return settings
 
+    @property
+    def open_runs(self) -> OpenRuns:
+        """Runs that wait for a person, or are under way: what agents go on with them by."""
+        return OpenRuns(self.store, self.now)
+
     async def open_turn(
         self,
         *,
@@ -108,11 +115,12 @@ class Memory:
         options: Mapping[str, Any] | None = None,
         agent: str = "agent",
         run_id: str | None = None,
+        paused: Run | None = None,
     ) -> Turn:
         """Read what a turn of an agent needs, in one transaction. Writes nothing.
 
         What `Agent` does for you; use it to bring this memory to an agent of your own: show the model
-        `turn.history` and `turn.input`, then `await turn.commit(answer)`.
+        `turn.history` and `turn.input`, then `await turn.commit(answer)`. `paused` is a run to go on with.
         """
         return await open_turn(
             self.store,
@@ -123,6 +131,7 @@ class Memory:
             settings=self.settings.merge(options or {}),
             agent=agent,
             run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
+            paused=paused,
             background=self.background,
             recaller=lambda: self.recaller,
             counters=self.counters,

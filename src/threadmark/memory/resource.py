@@ -69,6 +69,8 @@ class Resource:
         order: Direction | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        roles: Sequence[str] = (),
+        speaker: str | None = None,
         metadata: Mapping[str, Scalar] | None = None,
     ) -> MessagePage:
         """A page of messages of all threads by time; the arguments are those of `ThreadHandle.messages`."""
@@ -79,6 +81,8 @@ class Resource:
             order=order,
             since=None if since is None else utc("since", since),
             until=None if until is None else utc("until", until),
+            roles=tuple(roles),
+            speaker_id=speaker,
             metadata=check_filter(metadata),
         )
         return await self._store.list_messages(self.id, query)

@@ -7,18 +7,17 @@ commit unless `save_user_first` asks for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from .._errors import ConflictError, ValidationError
-from .._types import FinishReason, Message, Run, RunStatus, Thread, Usage
+from .._errors import ConflictError
+from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
-    LogQuery,
     RunWrite,
     Store,
-    TurnQuery,
     TurnReceipt,
     TurnState,
     TurnWrite,
@@ -28,21 +27,16 @@ from .context import Layers, Prompt, build_prompt
 from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
+from .runs import LEASE
 from .thread_spec import ThreadSpec
 from .tools import MemoryTool
 from .turn_input import (
-    claim_of,
-    earlier_than,
-    may_retry,
-    messages_of,
-    move_window,
-    new_messages,
     without_context,
 )
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from .background import Background
+    from .background import Background, OnEvent
     from .observe.view import ObservedThread
     from .recall.recaller import Recaller
     from .recall.turn import TurnRecall
@@ -83,6 +77,8 @@ class Turn:
         finished: Run | None,
         answer: tuple[Message, ...] = (),
         background: Background,
+        paused: Run | None = None,
+        asked: Message | None = None,
         observed: ObservedThread | None = None,
         counters: Counters,
         recall: TurnRecall | None = None,
@@ -94,10 +90,10 @@ class Turn:
         self._recall = recall
         self._recaller = recaller
         self._spec = spec
-        self._started = clock()
+        self._started = clock() if paused is None else paused.started_at
         self._version = version
         self._claim = claim
-        self._claimed = version > 0
+        self._claimed = version > 0 if paused is None else bool(claim)
         self._input_is_stored = again
         self._has_begun = False
         self._early: set[str] = set()  # messages stored before the commit
@@ -127,6 +123,12 @@ class Turn:
         """The run of this `run_id` if it was finished before: the call is a repetition."""
         self.answer = answer
         """The messages which that finished run stored."""
+        self.paused = paused
+        """The run that this turn goes on with, as it was stored."""
+        self.asked = asked
+        """The message in which that run paused; it is not in `history`."""
+        self.said: tuple[Message, ...] = ()
+        """What was said with the decision that the run goes on with."""
         self.titling: asyncio.Future[TitleOutcome] | None = None
         """The work on the thread's title that the commit began, if it did."""
 
@@ -155,14 +157,7 @@ class Turn:
         return (recall_tool(self._recaller, self.resource_id, self._recall),)
 
     def _observation_tools(self) -> tuple[MemoryTool, ...]:
-        observing = self.settings.observational_memory
-        if observing is None or observing.recall is None or self._observed is None:
-            return ()
-        from .observe.sources import source_tool
-
-        return (
-            source_tool(self._store, self.resource_id, self.thread_id, observing.recall, observing.timezone),
-        )
+        return () if self._observed is None else self._observed.tools()
 
     @property
     def _may_note(self) -> bool:
@@ -222,6 +217,14 @@ class Turn:
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
+
+    def listening(self, hear: OnEvent) -> AbstractContextManager[None]:
+        """Within the block, `hear` is called with what memory tells of this turn's thread."""
+        return self._background.listening(self.resource_id, self.thread_id, hear)
+
+    def memory_status(self) -> dict[str, Json] | None:
+        """How full the thread's memory is, in tokens against thresholds; `None` without observations."""
+        return None if self._observed is None else self._observed.status()
 
     async def refresh(self, model: Model | None = None, answer: Message | None = None) -> bool:
         """Bring observations into view that are due, before the model is asked. Whether the prompt changes.
@@ -303,15 +306,37 @@ class Turn:
             from .recall.turn import instructions as about_recall
 
             texts.append(about_recall(self._recall.settings))
+        if self._observed is not None:
+            texts.append(self._observed.instructions)
         if any(message.speaker is not None for message in (*self.history, *self.input)):
             texts.append(SPEAKERS)
         return "\n\n".join(texts)
+
+    def now(self) -> datetime:
+        """The time by this memory's clock."""
+        return self._clock()
+
+    @property
+    def talked_on(self) -> bool:
+        """Whether the thread has messages after the one in which the run paused."""
+        if self.said:
+            return True
+        if self.asked is None or self.thread is None or self.asked.seq is None:
+            return False
+        return self.thread.last_seq > self.asked.seq
+
+    def settle_asked(self, message: Message) -> None:
+        """Show the message in which the run paused in its place in the history, as it is."""
+        seq = 0 if self.asked is None else self.asked.seq or 0
+        place = sum((earlier.seq or 0) < seq for earlier in self.history)
+        self.history = (*self.history[:place], message, *self.history[place:], *self.said)
 
     async def claim(self) -> None:
         """Store that this run is under way, so that no other call with its id can be.
 
         Of several calls at once one gets through; the others raise `ConflictError`, before any model or tool
-        is called. A process that dies leaves the run "running", and its id taken: what it did is unknown.
+        is called. A process that dies leaves the run "running", and its id taken until the lease has run out;
+        the run then counts as aborted, and what it did is unknown.
         """
         if self.writes:
             self._claimed = True
@@ -333,6 +358,39 @@ class Turn:
             await self._write((message,), "running")
             self._early.add(message.id)
 
+    async def renew(self) -> bool:
+        """Say that the process of this running run is alive. False if it is not running any more."""
+        until = self._clock() + timedelta(seconds=LEASE)
+        return await self._store.renew_run(self.resource_id, self.run_id, self._version, until)
+
+    async def hold(
+        self, messages: Sequence[Message], status: RunStatus, state: Mapping[str, Json], usage: Usage
+    ) -> TurnReceipt:
+        """Store where a paused run stands: still waiting ("suspended"), or claimed and going on ("running").
+
+        Raises `ConflictError` if somebody else has changed the run since this turn was opened.
+        """
+        self._has_begun = True
+        expires = self.paused.expires_at if self.paused is not None and status == "suspended" else None
+        reason: FinishReason | None = "suspended" if status == "suspended" else None
+        return await self._write(messages, status, reason, usage, state=state, expires_at=expires)
+
+    async def suspend(
+        self,
+        messages: Sequence[Message],
+        state: Mapping[str, Json],
+        expires_after: float | None,
+        usage: Usage,
+    ) -> TurnReceipt:
+        """Store the turn as far as it is, and that its run waits, for `expires_after` seconds at most.
+
+        `state` is what it needs to go on. Runs to its end even if the caller is cancelled meanwhile.
+        """
+        before = () if self._input_is_stored else self.input
+        until = None if expires_after is None else self._clock() + timedelta(seconds=expires_after)
+        write = self._commit((*before, *messages), "suspended", "suspended", usage, None, state, until)
+        return await asyncio.shield(asyncio.ensure_future(write))
+
     async def retract(self, reason: str, *, finish_reason: FinishReason, usage: Usage | None = None) -> None:
         """Take back what `claim`, `begin` and `checkpoint` stored, because the turn must not be stored.
 
@@ -352,6 +410,7 @@ class Turn:
         self,
         message: Message | None,
         *,
+        earlier: Sequence[Message] = (),
         status: RunStatus = "finished",
         finish_reason: FinishReason = "stop",
         usage: Usage | None = None,
@@ -363,10 +422,11 @@ class Turn:
 
         Once begun it runs to its end even if the caller is cancelled meanwhile. `model` is the one that
         answered, and `request_context` what it was asked with: for a title, if the thread is to get one.
+        `earlier` are messages of the same answer that come before `message`.
         """
         if not self.writes:
             return None
-        messages = () if self._input_is_stored else self.input
+        messages = (*(() if self._input_is_stored else self.input), *earlier)
         if message is not None:
             messages = (*messages, message)
 
@@ -407,12 +467,22 @@ class Turn:
         finish_reason: FinishReason,
         usage: Usage | None,
         error: str | None,
+        state: Mapping[str, Json] | None = None,
+        expires_at: datetime | None = None,
     ) -> TurnReceipt:
         """Store it; over a working memory that somebody else changed meanwhile, make our changes again."""
         for attempt in range(REBASES):
             try:
                 return await self._write(
-                    messages, status, finish_reason, usage, error, self._clock(), last=True
+                    messages,
+                    status,
+                    finish_reason,
+                    usage,
+                    error,
+                    None if status == "suspended" else self._clock(),
+                    last=True,
+                    state=state,
+                    expires_at=expires_at,
                 )
             except ConflictError:
                 working = self.settings.working_memory
@@ -435,12 +505,20 @@ class Turn:
         finished_at: datetime | None = None,
         *,
         last: bool = False,
+        state: Mapping[str, Json] | None = None,
+        expires_at: datetime | None = None,
     ) -> TurnReceipt:
         now = self._clock()
+        if status == "running":
+            expires_at = now + timedelta(seconds=LEASE)
+        if self._claimed:
+            state = {"input": self._claim, **(state or {})}
         if self._recall is not None and status != "suspended":
             from .recall.tool import without_quotes
 
             messages = [without_quotes(message) for message in messages]
+        if self._observed is not None and status != "suspended":
+            messages = self._observed.as_stored(messages)
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(
@@ -464,7 +542,8 @@ class Turn:
                     started_at=self._started,
                     finished_at=finished_at,
                     if_version=self._version,
-                    state={"input": self._claim} if self._claimed else None,
+                    state=state,
+                    expires_at=expires_at,
                 ),
                 working_memory=self._draft.write() if last and self._draft is not None else None,
                 window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
@@ -472,120 +551,3 @@ class Turn:
         )
         self._version += 1
         return receipt
-
-
-async def open_turn(
-    store: Store,
-    clock: Callable[[], datetime],
-    *,
-    resource: str,
-    thread: ThreadSpec,
-    input: Sequence[Message],
-    settings: MemorySettings,
-    agent: str,
-    run_id: str,
-    background: Background,
-    counters: Counters,
-    recaller: Callable[[], Recaller] | None = None,
-) -> Turn:
-    """Read what the turn needs, in one transaction.
-
-    The input is compared with what is stored: a client that replays the whole conversation adds only
-    what is new (`new_messages`). Raises `ValidationError` for input of another thread, `ConflictError`
-    when a run of this `run_id` is under way, or was made for other input, and when a message that is new
-    here has an id that another thread of the owner uses.
-    """
-    for message in input:
-        if message.thread_id is not None and message.thread_id != thread.id:
-            raise ValidationError(f"message {message.id!r} belongs to another thread than this turn")
-    state = await store.read_turn(
-        resource,
-        TurnQuery(
-            thread_id=thread.id,
-            last=settings.last_messages if settings.observational_memory is None else 0,
-            slack=settings.slack,
-            working_memory=None if settings.working_memory is None else settings.working_memory.scope,
-            known_ids=tuple(message.id for message in input),
-            run_id=run_id,
-            observations=_log_query(settings, thread.id, clock),
-        ),
-    )
-    answer: tuple[Message, ...] = ()
-    run, claim = state.run, claim_of(input)
-    if run is not None:
-        if run.thread_id != thread.id or run.status in ("running", "suspended"):
-            raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
-        if run.state is not None and run.state.get("input") != claim:
-            raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
-        answer = await messages_of(store, resource, run)
-    started = state.thread is not None and state.thread.message_count > 0
-    here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}
-    new, again = new_messages([without_context(message) for message in input], here, started)
-    if settings.writes:
-        for message in new:
-            if message.id in state.known and message.id not in here:
-                raise ConflictError(
-                    f"message id {message.id!r} is in use in another of the owner's threads; "
-                    "leave the id out to send the message as a new one"
-                )
-    history, moved = move_window(state.history, settings.last_messages, settings.slack)
-    if again is not None and again.seq is not None:
-        history, moved = (
-            await earlier_than(store, resource, again, settings),
-            ("another answer to an earlier message",),
-        )
-    retried = run if run is not None and may_retry(run, answer) else None
-    if retried is not None and (asked := tuple(m for m in answer if m.role == "user")):
-        # The question is stored already: it is asked again, and the failed attempt is no answer.
-        new, again = asked, asked[0]
-        history = await earlier_than(store, resource, again, settings)
-    observed: ObservedThread | None = None
-    if state.observations is not None:
-        from .observe.view import observed_thread
-
-        observed = observed_thread(
-            store, clock, background, resource, settings, state, before=None if again is None else again.seq
-        )
-        history, moved = observed.history, (*moved, *observed.moved)
-    recall = recalling = None
-    if settings.semantic_recall is not None and recaller is not None:
-        recalling = recaller()
-        recalling.check(settings.semantic_recall)
-        if retried is not None or run is None:
-            from .recall.turn import recall_for_turn
-
-            recall = await recall_for_turn(
-                recalling, resource, thread.id, settings, history=history, input=new
-            )
-    return Turn(
-        store,
-        clock,
-        claim=claim,
-        version=0 if retried is None else retried.version,
-        resource=resource,
-        spec=thread,
-        settings=settings,
-        agent=agent,
-        run_id=run_id,
-        thread=state.thread,
-        history=history,
-        input=new,
-        state=state,
-        moved=moved,
-        again=again is not None,
-        finished=None if retried is not None else run,
-        answer=answer,
-        background=background,
-        observed=observed,
-        counters=counters,
-        recall=recall,
-        recaller=recalling,
-    )
-
-
-def _log_query(settings: MemorySettings, thread_id: str, clock: Callable[[], datetime]) -> LogQuery | None:
-    if settings.observational_memory is None or settings.last_messages == 0:
-        return None
-    from .observe.view import query_of
-
-    return query_of(settings.observational_memory, thread_id, clock())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._types import Message, TextPart, ToolPart
-from .rank import Record
+
+if TYPE_CHECKING:
+    from .rank import Record
 
 RECALLED = "threadmark.recall"
 """In the stored outcome of the tool `recall`: the ids of the messages it quoted, in place of the quotes."""
@@ -38,6 +40,10 @@ def quotes_memory(part: ToolPart) -> bool:
 
 def record(message: Message) -> Record:
     """What the ranking needs to know of a message: role, the speaker's name or else id, time."""
+    from .rank import (
+        Record,  # not at the top: whoever renders a prompt imports this module, and need not rank
+    )
+
     speaker = message.speaker
     at = message.created_at
     return Record(

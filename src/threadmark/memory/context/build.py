@@ -9,7 +9,7 @@ Every layer of memory contributes; this module alone decides the order, the budg
                      that first came after it
     ---              so far the prompt is stable: the thread's next prompt begins with it
     recalled         what other messages say about the question, fenced, in a user message
-    what the log says of the present, call context, and the new input, which is never dropped
+    call context, and the new input, which is never dropped; at its end, what the log says of the present
 """
 
 from __future__ import annotations
@@ -131,7 +131,6 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         mark, same = fingerprint(instructions, stable, last)
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
-    now = () if log is None or not log.log.tail else (_text_message("observations-now", log.log.tail),)
     ids = [stored.id for stored, _ in shown]
     recalled = recalled_blocks(layers.recall, set(ids), None if room is None else room - history, count.text)
     blocks = _blocks(layers, log, memory, ids, history, recalled, tail)
@@ -155,8 +154,7 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
             messages=(
                 *stable,
                 *recalled_message(recalled),
-                *now,
-                *(message for _, message, _ in tail if message),
+                *_with_now(log, [message for _, message, _ in tail if message]),
             ),
             report=report,
             stable=len(stable),
@@ -254,10 +252,6 @@ def _blocks(
         )
         for block in recalled
     ]
-    if log is not None and log.log.tail:
-        tokens = count.text(log.log.tail)
-        why = "what the observations say of the present"
-        blocks.append(Block(kind="now", tokens=tokens, why=why, text=log.log.tail))
     called = len(layers.context)
     for kind, part, why in (
         ("context", tail[:called], "context of this call, not stored"),
@@ -270,6 +264,10 @@ def _blocks(
             sum(size for _, size in seen),
             why,
         )
+    if log is not None and log.log.tail:
+        tokens = count.text(log.log.tail)
+        why = "what the observations say of the present"
+        blocks.append(Block(kind="now", tokens=tokens, why=why, text=log.log.tail))
     return blocks
 
 
@@ -294,6 +292,18 @@ def _observations(layers: Layers, room: int | None) -> Shown | None:
 def _segments(log: Shown) -> Iterator[Message]:
     for number, text in enumerate(log.log.segments, start=1):
         yield _text_message(f"observations-{number}", text)
+
+
+def _with_now(log: Shown | None, messages: Sequence[Message]) -> Sequence[Message]:
+    """The new input, and what changes from turn to turn at its very end, behind all that a provider keeps."""
+    if log is None or not log.log.tail:
+        return messages
+    for index in range(len(messages) - 1, -1, -1):
+        asked = messages[index]
+        if asked.role == "user":
+            told = asked.replace(parts=[*asked.parts, TextPart(f"\n\n{log.log.tail}")])
+            return [*messages[:index], told, *messages[index + 1 :]]
+    return [*messages, _text_message("observations-now", log.log.tail)]
 
 
 def _trimmed(layers: Layers) -> tuple[str, ...]:

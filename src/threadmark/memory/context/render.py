@@ -18,11 +18,19 @@ from ...stores.base import CONTEXT_PART, MEMORY_TOOLS
 HIDDEN_TOOLS = MEMORY_TOOLS
 """Tools of memory itself. Their calls are stored, and left out of later prompts: their effect is shown."""
 
+WAITING = {
+    "approval": "The call waits for a person's approval. It has not been made; do not make it again.",
+    "suspension": "The call waits for an answer of a person. It is not finished; do not make it again.",
+    "delegation": "The call waits for a person's decision. It is not finished; do not make it again.",
+}
+"""What the model is told of a call that waits while people talk on."""
+
 INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
 
 OWN_ELEMENTS = (
     "turn", "working_memory", "working_memory_update", "working_memory_template", "recalled",
-    "from_this_conversation", "from_another_conversation", "observations",
+    "from_this_conversation", "from_other_conversations", "observations", "profile", "now", "current-task",
+    "suggested-response",
 )  # fmt: skip
 """Elements in which memory speaks to a model; nobody else can write one."""
 
@@ -141,7 +149,9 @@ def _model_facing(part: ToolPart) -> ToolPart:
 
 def interrupted(call: ToolPart) -> ToolPart:
     """`call`, which never had an outcome, with one that says so: providers refuse calls without outcome."""
-    return replace(call, state="interrupted", error=INTERRUPTED)
+    pause = call.pause or {}
+    waits = None if "decision" in pause else WAITING.get(str(pause.get("kind")))
+    return replace(call, state="interrupted", error=waits or INTERRUPTED)
 
 
 def _present_user(message: Message) -> Message | None:

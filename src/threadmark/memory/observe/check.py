@@ -36,7 +36,8 @@ def retains(row: Observation, text: str) -> bool:
     folded = text.casefold()
     wanted = anchors(row.text)
     if wanted:
-        return all(item in folded for item in wanted)
+        # As a whole: "42" is not kept by "1425".
+        return all(re.search(rf"(?<!\w){re.escape(item)}(?!\w)", folded) for item in wanted)
     return _alike(row.text, text) >= 0.6
 
 

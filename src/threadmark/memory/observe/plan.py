@@ -21,11 +21,11 @@ Phase: TypeAlias = Literal["open", "step", "end", "background", "overflow"]
 
 Why: TypeAlias = Literal["threshold", "idle", "provider-change", "overflow"]
 
-SHRINK = 0.5
+SHRINK = 0.4
 """How large summaries may be in all, as a share of the rows that they stand for."""
 
-CONDENSED = 0.5
-"""The share of the log, oldest first, that one reflection condenses."""
+CONDENSED = 0.8
+"""The share of the log, oldest first, that one reflection condenses: the newest part stays as it is."""
 
 STEP = 0.3
 """Trimming goes in steps of this share of what may stay, so that not every turn begins elsewhere."""
@@ -195,13 +195,13 @@ def _activations(
         condense: Why | None = None
         if moment.phase == "overflow":
             condense = "overflow"
-        elif size.view >= settings.reflection.observation_tokens:
+        elif size.view >= settings.reflection.block_tokens:
             condense = "threshold"
         elif moment.phase == "open":
             condense = _is_cold(snapshot, moment, settings, "reflection")
         if condense is None and any(isinstance(action, Activate) for action in actions):
-            # The prompt begins anew behind the log anyway; its oldest part may change along once it is due.
-            condense = why if size.view >= settings.reflection.buffer_from else None
+            # The prompt changes behind the log anyway: what is due in the log changes along with it.
+            condense = why if size.view >= settings.reflection.observation_tokens else None
         if condense is not None:
             actions.append(ActivateSummaries(why=condense))
     return snapshot, actions

@@ -72,7 +72,7 @@ def render_log(
     return RenderedLog(
         segments=tuple(segments),
         ids=tuple(ids),
-        tail=render_tail([*shown, *rows], hints=hints, now=now, zone=zone) if segments or hints else "",
+        tail=render_tail([*shown, *rows], hints=hints, now=now, zone=zone) if segments else "",
         instructions=INSTRUCTIONS,
     )
 

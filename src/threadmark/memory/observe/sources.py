@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import tzinfo
 
 from ..._codec import to_json
 from ..._errors import ValidationError
 from ..._ids import check_count
-from ..._types import FilePart, Json, Message, TextPart, ToolPart
+from ..._types import FilePart, Json, Message, Part, TextPart, ToolPart
+from ...recall.text import RECALLED
 from ...stores.base import Observation, ObservationQuery, Store
 from ..tools import MemoryTool
 from ._checks import zone
@@ -110,6 +112,23 @@ def _body(message: Message) -> str:
         elif isinstance(part, FilePart):
             found.append(f"[file {part.name or part.url or ''} {part.media_type}]")
     return "\n".join(found)
+
+
+def without_sources(message: Message) -> Message:
+    """`message` as it is stored: of what the tool quoted, the ids alone.
+
+    The quotes would outlive the messages they are of: those can be deleted, and this one stays.
+    """
+    if not any(isinstance(part, ToolPart) and part.tool_name == TOOL_NAME for part in message.parts):
+        return message
+    parts: list[Part] = []
+    for part in message.parts:
+        if isinstance(part, ToolPart) and part.tool_name == TOOL_NAME and part.state == "result":
+            told = part.output if isinstance(part.output, Mapping) else {}
+            ids = told.get("messages", told.get(RECALLED, []))
+            part = replace(part, output={"id": told.get("id"), RECALLED: ids})
+        parts.append(part)
+    return message.replace(parts=parts)
 
 
 def source_tool(

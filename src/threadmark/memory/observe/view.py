@@ -16,14 +16,26 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..._errors import StoreError, ThreadmarkError
-from ..._types import Message
+from ..._types import Json, Message
 from ...stores.base import Activation, Hints, LogQuery, Observation, ObservationState
 from ..background import Background, MemoryEvent
 from ..context.render import present
 from ..tokens import message_tokens
 from ._types import ObservingError, RenderedLog, Roles
-from .plan import Activate, ActivateSummaries, Demote, Moment, Observe, Phase, Reflect, Snapshot, Trim, plan
-from .render import gap_marker, render_log, row_tokens
+from .plan import (
+    Activate,
+    ActivateSummaries,
+    Demote,
+    Moment,
+    Observe,
+    Phase,
+    Reflect,
+    Snapshot,
+    Trim,
+    measure,
+    plan,
+)
+from .render import INSTRUCTIONS, gap_marker, render_log, row_tokens
 from .settings import ObservationalMemory
 from .work import LOADED, PROFILE, Place, Worker, activate, demote, snapshot_of
 
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
     from ...stores.base import Store, TurnState
     from ..context import Prompt
     from ..options import MemorySettings
+    from ..tools import MemoryTool
 
 log = logging.getLogger("threadmark")
 
@@ -91,6 +104,11 @@ class ObservedThread:
         """Why the prompt does not begin like the one before it."""
         self.trimmed: dict[str, str] = {}
         """Ids of raw messages that are left out, and why."""
+
+    @property
+    def instructions(self) -> str:
+        """How the model is to use the log: the same before there is one, so that the prompt begins alike."""
+        return INSTRUCTIONS
 
     @property
     def history(self) -> tuple[Message, ...]:
@@ -347,6 +365,52 @@ class ObservedThread:
         lost += [row.id for row in self.state.rows if row.in_view and row.id not in there]
         if lost:
             self._failed(ObservingError(f"{len(lost)} messages or observations are in no prompt"))
+
+    def tools(self) -> tuple[MemoryTool, ...]:
+        """The tool that reads the messages behind a note, if it is wanted."""
+        if self.settings.recall is None:
+            return ()
+        from .sources import source_tool
+
+        place = self._place
+        return (
+            source_tool(
+                place.store, place.resource_id, place.thread_id, self.settings.recall, self.settings.timezone
+            ),
+        )
+
+    def as_stored(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Messages without what the tool quoted in them."""
+        if self.settings.recall is None:
+            return messages
+        from .sources import without_sources
+
+        return [without_sources(message) for message in messages]
+
+    def status(self) -> dict[str, Json]:
+        """How full memory is, in tokens against thresholds, and what waits to come into view."""
+        size = measure(self._snapshot(), self.settings)
+        rows = [row for row in self.state.rows if not row.visible]
+        log = self.state.log
+        return {
+            "thread_id": log.thread_id,
+            "active": {
+                "messages": {"tokens": size.raw, "threshold": size.threshold},
+                "observations": {"tokens": size.view, "threshold": size.observation_threshold},
+            },
+            "buffered": {
+                "observations": {
+                    "tokens": size.buffered,
+                    "rows": len(rows),
+                    "message_tokens": max(0, size.raw - size.unobserved),
+                    "running": "observe" in log.running,
+                },
+                "reflection": {"running": "reflect" in log.running},
+            },
+            "observed_seq": log.observed_seq,
+            "visible_seq": log.visible_seq,
+            "version": log.version,
+        }
 
     # -- after the turn ------------------------------------------------------------------------------
 

@@ -151,7 +151,9 @@ class Indexer:
             if tell is not None:
                 tell(done, len(claims) - done)
             if error is not None and not done:
-                raise error  # the embedder is down: what waits is tried again later
+                # The embedder is down: what waits is tried again later.
+                why = f"embedder {embedder.name!r} makes no vectors: {_reason(error)}"
+                raise ModelError(why) from error
 
     async def _embed(
         self, embedder: CheckedEmbedder, batch: Sequence[tuple[Claim, list[str]]]
@@ -216,7 +218,7 @@ class Indexer:
         await self._store.fail_embeddings(
             embedder.name,
             [claim.token for claim, _ in batch],
-            error=f"{type(error).__name__}: {error}"[:500],
+            error=_reason(error),
             retry_at=self._clock() + timedelta(seconds=RETRY[min(attempts, len(RETRY) - 1)]),
         )
 
@@ -270,6 +272,12 @@ class Indexer:
                     await self._store.drop_space(space.name)
             state = await self._store.recall_state()
         return state
+
+
+def _reason(error: ThreadmarkError) -> str:
+    """What happened, for others than the owner: of foreign errors, which may quote texts, only their kind."""
+    cause = error.__cause__
+    return str(error)[:300] if cause is None else type(cause).__name__
 
 
 def _batches(claims: Sequence[Claim]) -> list[list[tuple[Claim, list[str]]]]:

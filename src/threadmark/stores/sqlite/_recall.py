@@ -1,7 +1,6 @@
-"""Keeping the recall index: whether it is on, and what each write has to do for it.
+"""The way of every write to the recall index: one look at an empty table where recall is off.
 
-The writing functions of the other modules call `wrote`, `removed`, ... inside their own transaction. While
-recall is off that costs one look at an empty table.
+What there is to do where it is on is in `_recall_keep`, which is loaded then.
 """
 
 from __future__ import annotations
@@ -9,32 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from ..._ids import utc
 from ..._types import Message
-from ...recall.analyze import VERSION
-from ...recall.text import record, searchable
-from ..base import RecallProgress, RecallState
-from . import _recall_index as index
-from . import _recall_spaces as spaces
-from . import _recall_vectors as vectors
 from ._driver import Connection
-from ._recall_index import Row
-from ._rows import MESSAGE_COLUMNS, first_key, last_key, message_from_row
-
-_TABLES = (
-    "recall_postings",
-    "recall_docs",
-    "recall_speakers",
-    "recall_codes",
-    "recall_filled",
-    "recall_vectors",
-    "recall_outbox",
-    "recall_spaces",
-    "recall_owners",
-    "recall_state",
-)
-BATCH_CHARACTERS = 1_000_000
-"""How much text one batch of the backfill indexes, about."""
 
 
 def is_on(db: Connection) -> bool:
@@ -42,187 +17,52 @@ def is_on(db: Connection) -> bool:
     return bool(db.execute("SELECT 1 FROM recall_state"))
 
 
-# -- what writes do ----------------------------------------------------------------------------------
-
-
 def wrote(db: Connection, owner: str, messages: Iterable[tuple[int, Message]], now: datetime) -> None:
     """Messages, by key, were inserted or have another text. Their `created_at` is set."""
-    if not is_on(db):
-        return
-    batch = dict(messages)
-    if not batch:
-        return
-    owner_no = index.make_owner(db, owner)
-    index.add_messages(db, owner_no, _rows(batch))
-    numbers = [number for (number,) in db.execute("SELECT space_no FROM recall_spaces")]
-    if numbers:
-        vectors.remove_vectors(db, owner_no, list(batch))
-        at = utc("now", now).timestamp()
-        for number in numbers:
-            spaces.enqueue(db, number, batch, at, at)
+    if is_on(db):
+        from . import _recall_keep
+
+        _recall_keep.wrote(db, owner, messages, now)
 
 
 def removed(db: Connection, owner: str, keys: Sequence[int]) -> dict[str, int]:
     """Messages were deleted. Returns how much of the index went, by table."""
-    if not keys or not is_on(db):
+    if not is_on(db):
         return {}
-    spaces.dequeue(db, keys)
-    owner_no = index.find_owner(db, owner)
-    if owner_no is None:
-        return {}
-    gone = {
-        "recall_docs": index.remove_messages(db, owner_no, keys),
-        "recall_vectors": vectors.remove_vectors(db, owner_no, keys),
-    }
-    _forget_idle(db, owner_no)
-    return gone
+    from . import _recall_keep
+
+    return _recall_keep.removed(db, owner, keys)
 
 
 def removing_thread(db: Connection, owner: str, number: int) -> dict[str, int]:
     """A thread is about to be deleted with its messages. Returns how much of the index went, by table."""
     if not is_on(db):
         return {}
-    rows = db.execute(
-        "SELECT key FROM messages WHERE key BETWEEN ? AND ?", (first_key(number), last_key(number))
-    )
-    return removed(db, owner, [key for (key,) in rows])
+    from . import _recall_keep
+
+    return _recall_keep.removing_thread(db, owner, number)
 
 
 def erasing(db: Connection, owner: str) -> dict[str, int]:
     """An owner is about to be erased. Returns how much of the index went, by table."""
     if not is_on(db):
         return {}
-    rows = db.execute(
-        "SELECT m.key FROM threads t CROSS JOIN messages m "
-        "ON m.key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1 WHERE t.resource_id = ?",
-        (owner,),
-    )
-    spaces.dequeue(db, [key for (key,) in rows])
-    owner_no = index.find_owner(db, owner)
-    if owner_no is None:
-        return {}
-    gone = vectors.remove_owner_vectors(db, owner_no)
-    return {"recall_vectors": gone, "recall_docs": index.remove_owner(db, owner_no)}
+    from . import _recall_keep
+
+    return _recall_keep.erasing(db, owner)
 
 
 def cloned(db: Connection, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime) -> None:
-    """Messages were copied: `keys[source] == copy`. Vectors are copied, not made again."""
-    if not keys or not is_on(db):
-        return
-    owner_no, to = index.find_owner(db, owner), index.make_owner(db, new_owner)
-    index.add_messages(db, to, _rows(_stored(db, min(keys.values()), max(keys.values()))))
-    at = utc("now", now).timestamp()
-    for (number,) in db.execute("SELECT space_no FROM recall_spaces"):
-        have = set() if owner_no is None else vectors.copy_vectors(db, owner_no, to, number, keys)
-        spaces.enqueue(db, number, [copy for source, copy in keys.items() if source not in have], at, at)
+    """Messages were copied: `keys[source] == copy`."""
+    if is_on(db):
+        from . import _recall_keep
+
+        _recall_keep.cloned(db, owner, new_owner, keys, now)
 
 
 def transferred(db: Connection, owner: str, new_owner: str, number: int) -> None:
-    """A thread and its messages were given to another owner. What waits for vectors goes on waiting."""
-    if not is_on(db):
-        return
-    span = (first_key(number), last_key(number))
-    owner_no, to = index.find_owner(db, owner), index.make_owner(db, new_owner)
-    if owner_no is not None:
-        index.remove_messages(db, owner_no, index.keys_between(db, owner_no, *span))
-        vectors.move_vectors(db, owner_no, to, *span)
-        _forget_idle(db, owner_no)
-    index.add_messages(db, to, _rows(_stored(db, *span)))
+    """A thread and its messages were given to another owner."""
+    if is_on(db):
+        from . import _recall_keep
 
-
-def _rows(messages: Mapping[int, Message]) -> list[Row]:
-    return [Row(key, searchable(message), record(message)) for key, message in messages.items()]
-
-
-def _stored(db: Connection, first: int, last: int) -> dict[int, Message]:
-    rows = db.execute(f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key BETWEEN ? AND ?", (first, last))
-    return {row[0]: message_from_row(row) for row in rows}
-
-
-def _forget_idle(db: Connection, owner_no: int) -> None:
-    """Keep no name of an owner of whom nothing is indexed."""
-    db.execute(
-        "DELETE FROM recall_owners WHERE owner_no = ?1 AND messages <= 0 "
-        "AND NOT EXISTS (SELECT 1 FROM recall_filled f WHERE f.owner_no = ?1)",
-        (owner_no,),
-    )
-
-
-# -- on, off, and from before ------------------------------------------------------------------------
-
-
-def is_current(db: Connection) -> bool:
-    """Whether the index is on, and made by this version of the text analysis."""
-    return db.execute("SELECT analysis FROM recall_state") == [(VERSION,)]
-
-
-def enable(db: Connection, now: datetime) -> None:
-    """Switch on, or begin anew what another version of the analysis has made."""
-    if is_current(db):
-        return
-    for table in ("recall_postings", "recall_docs", "recall_speakers", "recall_state"):
-        db.execute(f"DELETE FROM {table}")
-    db.execute("UPDATE recall_owners SET messages = 0")
-    db.execute(
-        "INSERT INTO recall_state VALUES (1, ?, 0, (SELECT coalesce(max(key), 0) FROM messages), ?)",
-        (VERSION, utc("now", now).timestamp()),
-    )
-
-
-def disable(db: Connection) -> None:
-    for table in _TABLES:
-        db.execute(f"DELETE FROM {table}")
-
-
-def backfill(db: Connection, limit: int) -> RecallProgress:
-    """Index the next messages from before; each writer's transaction takes the next ones."""
-    rows = db.execute(
-        f"SELECT m.resource_id, {', '.join(f'm.{name}' for name in MESSAGE_COLUMNS.split(', '))} "
-        "FROM recall_state s CROSS JOIN messages m ON m.key > s.backfilled_to AND m.key <= s.backfill_end "
-        "ORDER BY m.key LIMIT ?",
-        (limit,),
-    )
-    by_owner: dict[str, dict[int, Message]] = {}
-    room, last = BATCH_CHARACTERS, None
-    for row in rows:
-        owner, last = row[0], row[1]
-        by_owner.setdefault(owner, {})[last] = message_from_row(row[1:])
-        room -= len(row[9])
-        if room <= 0:
-            break
-    indexed = 0
-    for owner, messages in by_owner.items():
-        owner_no = index.make_owner(db, owner)
-        # Those that were written since are in it.
-        for key in index.keys_among(db, owner_no, list(messages)):
-            del messages[key]
-        indexed += index.add_messages(db, owner_no, _rows(messages))
-    if last is None:
-        return RecallProgress(indexed=0, finished=True)
-    db.execute("UPDATE recall_state SET backfilled_to = ?", (last,))
-    finished = len(rows) < limit and last == rows[-1][1]
-    return RecallProgress(indexed=indexed, finished=finished)
-
-
-def state(db: Connection, sizes: bool) -> RecallState:
-    found = db.execute("SELECT analysis FROM recall_state")
-    if not found:
-        return RecallState(enabled=False, messages=_messages(db))
-    return RecallState(
-        enabled=True,
-        outdated=found[0][0] != VERSION,
-        indexed=db.execute("SELECT coalesce(sum(messages), 0) FROM recall_owners")[0][0],
-        messages=_messages(db),
-        spaces=spaces.states(db),
-        bytes=_bytes(db) if sizes else None,
-    )
-
-
-def _messages(db: Connection) -> int:
-    """How many messages the database has, without counting them."""
-    return int(db.execute("SELECT coalesce(sum(message_count), 0) FROM threads")[0][0])
-
-
-def _bytes(db: Connection) -> int:
-    """The pages of the index's tables."""
-    return int(db.execute("SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name GLOB '*recall_*'")[0][0])
+        _recall_keep.transferred(db, owner, new_owner, number)

@@ -43,7 +43,6 @@ from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._observation_operations import ObservationOperations
 from ._recall_store import SQLiteRecall
-from ._recall_vectors import CodeCache
 from ._rows import thread_from_row
 
 SHORT = 100_000
@@ -142,7 +141,6 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
             # It ends with this object, and nobody else can reach it.
             vars(self)["capabilities"] = frozenset({"scrub", "observations", "recall"})
         self._unscrubbed = False
-        self._codes = CodeCache()
         self._indexes = False
         self._engine = Engine(
             self._path,

@@ -1,0 +1,295 @@
+"""`agent.network(...)`: the agent's loop with a router for its model, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+
+from ..._errors import ConfigurationError, ValidationError
+from ..._ids import check_choice, check_count, check_id
+from ..._types import Json, Message, Speaker, StepPart, ToolPart, Usage
+from .. import resumable
+from ..agent import Agent
+from ..deciding import decide
+from ..events import Emit
+from ..options import Call, ThreadLike
+from ..output import Output
+from ..pending import PendingCall
+from ..prompts import Prompt
+from ..request_context import RequestContext
+from ..result import AgentResult
+from ..state import RunState
+from ..stream import AgentStream
+from .completion import Check
+from .events import NetworkEvent, Primitive
+from .router import Choice, Progress, Router
+from .translate import Translator
+
+if TYPE_CHECKING:
+    from ...models import ModelLike
+
+DEFAULT_ITERATIONS = 5
+
+
+class NetworkOptions(TypedDict, total=False):
+    """Options of `agent.network(...)`.
+
+    resource, thread: Owner and conversation; a network needs both. The thread gets the user's message and
+        the final answer.
+    speaker, context, request_context, settings, system, run_id, timeout, step_timeout: As for `generate`.
+    model: For the router, instead of the agent's.
+    max_steps: Most choices that are carried out; default 5.
+    output: Make an object of the final answer: a type, a JSON schema, or `Output(...)`.
+    instructions: More for the router, besides the agent's own instructions.
+    checks: Functions of a `CheckInput` that say whether the task is done, in place of the router's model.
+        What they give as reason is told to the router.
+    checks_pass: Whether "all" checks have to pass, which is the default, or "any".
+    checks_timeout: Seconds that checks may take together; default 60.
+    require_tool_approval, auto_resume, pause_ttl: As for `generate`.
+    """
+
+    resource: str | None
+    thread: ThreadLike | None
+    speaker: Speaker | None
+    context: Sequence[Prompt]
+    request_context: RequestContext | None
+    settings: Mapping[str, Json] | None
+    system: str | None
+    run_id: str | None
+    timeout: float | None
+    step_timeout: float | None
+    model: ModelLike | None
+    max_steps: int | None
+    output: Any
+    instructions: str
+    checks: Sequence[Check]
+    checks_pass: Literal["all", "any"]
+    checks_timeout: float
+    require_tool_approval: Any
+    auto_resume: bool | None
+    pause_ttl: float | None
+
+
+OWN = frozenset({"instructions", "checks", "checks_pass", "checks_timeout"})
+"""Options that are a network's alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkStep:
+    """One choice of the router and what came of it."""
+
+    primitive_id: str
+    primitive_type: Primitive
+    selection_reason: str
+    args: Json
+    state: str
+    output: Json = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkResult:
+    """The end of a network's run, or where it waits.
+
+    `status` is "finished", "suspended" or "aborted". `is_complete` says whether the task counts as done, and
+    `completion_reason` why, or why not; `text` is the final answer, `object` with `output` its object,
+    `pending` what a suspended run waits for. `usage` is of the router, of checks by a model, and of agents.
+    """
+
+    run_id: str
+    status: Literal["finished", "suspended", "aborted"]
+    is_complete: bool
+    completion_reason: str
+    text: str
+    object: Any = None
+    steps: tuple[NetworkStep, ...] = ()
+    pending: tuple[PendingCall, ...] = ()
+    message: Message | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """A network's own options, checked."""
+
+    instructions: str = ""
+    checks: tuple[Check, ...] = ()
+    checks_pass: Literal["all", "any"] = "all"
+    checks_timeout: float = 60.0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Setup:
+        values = {name: options[name] for name in OWN if name in options}
+        if "checks" in values:
+            values["checks"] = tuple(values["checks"])
+            if not all(callable(check) for check in values["checks"]):
+                raise ConfigurationError("checks must be functions")
+        check_choice("checks_pass", values.get("checks_pass", "all"), ("all", "any"))
+        return cls(**values)
+
+
+class NetworkAgent(Agent):
+    """An agent whose model is a router, and whose tools are what that can choose."""
+
+    def __init__(self, agent: Agent, setup: Setup) -> None:
+        # It is the same agent, down to its caches; only how it prepares a run differs.
+        self.__dict__.update(agent.__dict__)
+        self.setup = setup
+        self.progress = Progress()
+        self.choices: dict[str, Choice] = {}
+        self.translator = Translator({}, self.progress)
+
+    async def _prepare(self, call: Call, emit: Emit | None) -> RunState | AgentResult:
+        if call.resource is None:
+            raise ConfigurationError("a network needs memory: give it a resource and a thread")
+        model = await self._resolve_model(call)
+        tools = await self._resolve_tools(call.request_context)
+        self.choices = {name: _choice(tool) for name, tool in tools.tools.items()}
+        if not self.choices:
+            raise ConfigurationError(f"agent {self.name!r} has no agents, workflows or tools to choose from")
+        self.progress = Progress()
+        self.translator = translator = Translator(self.choices, self.progress)
+
+        def told(event: Any) -> None:
+            if emit is not None:
+                for made in translator.feed(event):
+                    emit(cast(Any, made))  # the stream of the loop carries them
+
+        limit = (call.max_steps or DEFAULT_ITERATIONS + 1) - 1
+        router = Router(
+            model,
+            list(self.choices.values()),
+            limit=limit,
+            instructions=self.setup.instructions,
+            checks=self.setup.checks,
+            mode=self.setup.checks_pass,
+            check_timeout=self.setup.checks_timeout,
+            progress=self.progress,
+            tell=lambda kind, payload: told(NetworkEvent(type=kind, run_id=call.run_id, payload=payload)),
+        )
+        output = call.output or self.output
+        if output is not None and output.model is None:
+            output = replace(output, model=model)
+        return await super()._prepare(
+            replace(
+                call,
+                model=router,
+                max_steps=limit + 1,
+                output=output,
+                memory={**call.memory, "working_memory": False},
+            ),
+            None if emit is None else told,
+        )
+
+    def go_on_stream(
+        self,
+        what: Literal["approve", "decline", "resume"],
+        calls: Any,
+        run_id: str,
+        arguments: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> AgentStream:
+        """A decision on a network's run that waits, as the stream of what follows."""
+        checked = resumable.checked(options)
+        check_id("run", run_id)
+
+        async def start(emit: Emit) -> AgentResult:
+            targets = calls
+            if targets is None and what != "resume":
+                where = {k: v for k, v in checked.items() if k in ("resource", "request_context", "memory")}
+                targets = (await self.runs.get(run_id, **where)).pending
+            if what == "approve":
+                decision = resumable.approval(targets, arguments["args"])
+            elif what == "decline":
+                decision = resumable.refusal(targets, arguments["reason"])
+            else:
+                decision = resumable.answer(targets, arguments["data"])
+            return await decide(self, run_id, decision, checked, emit)
+
+        return AgentStream(start, run_id, self.name)
+
+    def result(self, run: AgentResult) -> NetworkResult:
+        """What a run of the loop is as a network's."""
+        steps = tuple(_steps(run.message, self.choices))
+        status: Any = {"suspended": "suspended", "aborted": "aborted", "timeout": "aborted"}.get(
+            run.finish_reason, "finished"
+        )
+        known = _last_known(run.message)
+        return NetworkResult(
+            run_id=run.run_id,
+            status=status,
+            is_complete=status == "finished" and bool(known.get("is_complete", self.progress.is_complete)),
+            completion_reason=str(known.get("completion_reason") or self.progress.reason),
+            text=run.text,
+            object=run.object,
+            steps=steps,
+            pending=run.pending,
+            message=run.message,
+            usage=run.usage,
+        )
+
+
+def check_options(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
+    """A network's own options, and those of the call of the loop."""
+    unknown = set(options) - set(NetworkOptions.__annotations__)
+    if unknown:
+        raise ConfigurationError(
+            f"unknown option {sorted(unknown)[0]!r}. "
+            f"Options of a network are {', '.join(NetworkOptions.__annotations__)}."
+        )
+    rest = {name: value for name, value in options.items() if name not in OWN}
+    context = rest.get("request_context")
+    if rest.get("resource") is None and getattr(context, "resource", None) is None:
+        raise ValidationError("a network needs memory: give it resource=... and thread=...")
+    if rest.get("max_steps") is not None:
+        rest["max_steps"] = check_count("max_steps", rest["max_steps"], least=1) + 1  # and the answer
+    if rest.get("output") is not None:
+        rest["output"] = Output.of(rest["output"])
+    return Setup.of(options), rest
+
+
+def _choice(tool: Any) -> Choice:
+    kind, _, id_ = tool.name.partition("-")
+    if kind not in ("agent", "workflow") or not id_:
+        kind, id_ = "tool", tool.name
+    return Choice(
+        id=id_,
+        type=cast(Primitive, kind),
+        tool_name=tool.name,
+        description=tool.description,
+        schema=tool.parameters,
+    )
+
+
+def _steps(message: Message | None, choices: Mapping[str, Choice]) -> list[NetworkStep]:
+    steps: list[NetworkStep] = []
+    known: Mapping[str, Any] = {}
+    for part in () if message is None else message.parts:
+        if isinstance(part, StepPart):
+            known = _known(part)
+        elif isinstance(part, ToolPart):
+            choice = choices.get(part.tool_name)
+            steps.append(
+                NetworkStep(
+                    primitive_id=known.get("primitive_id") or (choice.id if choice else part.tool_name),
+                    primitive_type=choice.type if choice else known.get("primitive_type", "tool"),
+                    selection_reason=str(known.get("selection_reason", "")),
+                    args=part.args,
+                    state=part.state,
+                    output=part.output,
+                    error=part.error,
+                )
+            )
+    return steps
+
+
+def _last_known(message: Message | None) -> Mapping[str, Any]:
+    found = [part for part in (message.parts if message else ()) if isinstance(part, StepPart)]
+    return _known(found[-1]) if found else {}
+
+
+def _known(step: StepPart) -> Mapping[str, Any]:
+    """What the router stored with a step; it is the step's "provider"."""
+    known = (step.provider or {}).get("network")
+    return known if isinstance(known, Mapping) else {}

@@ -1,0 +1,130 @@
+"""The runs of an agent that wait: listed, looked at, and given up."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from .._errors import ConflictError, ValidationError
+from .._ids import check_id, check_paging, utc
+from .._sync import sync_twin
+from .._types import RunStatus
+from .deciding import check_open, find_run, memories, owner_of
+from .options import TurnSource
+from .pending import SuspendedRun, SuspendedRunPage, suspended_run
+from .request_context import RequestContext
+
+if TYPE_CHECKING:
+    from .agent import Agent
+
+CANCELLED = "the run was cancelled"
+
+
+class AgentRuns:
+    """`agent.runs`: this agent's runs that wait for a person, of one owner at a time."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def suspended(
+        self,
+        *,
+        resource: str | None = None,
+        thread: str | None = None,
+        request_context: RequestContext | None = None,
+        memory: TurnSource | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page: int = 0,
+        per_page: int | None = 100,
+    ) -> SuspendedRunPage:
+        """A page of runs that wait, newest first, of one owner and perhaps one thread.
+
+        `since` and `until` (not included) are about when they started. Runs whose time is up are ended, and
+        those whose process died are made ready to go on with, before they are listed.
+        """
+        number, size = check_paging(page, per_page)
+        owner = owner_of(resource, request_context)
+        source = await self._memory({"memory": memory, "request_context": request_context})
+        if thread is not None:
+            check_id("thread", thread)
+        await self._sweep(source, owner, thread)
+        found = await source.open_runs.page(
+            owner,
+            self._agent.name,
+            "suspended",
+            thread_id=thread,
+            since=None if since is None else utc("since", since),
+            until=None if until is None else utc("until", until),
+            page=number,
+            per_page=size,
+        )
+        asked = await source.open_runs.parts(owner, found.runs)
+        return SuspendedRunPage(
+            runs=tuple([suspended_run(run, owner, asked.get(run.id, ())) for run in found]),
+            total=found.total,
+            page=found.page,
+            per_page=found.per_page,
+            has_more=found.has_more,
+        )
+
+    async def get(
+        self,
+        run_id: str,
+        *,
+        resource: str | None = None,
+        request_context: RequestContext | None = None,
+        memory: TurnSource | None = None,
+    ) -> SuspendedRun:
+        """One run that waits. Raises `NotFoundError`, or `ApprovalError` if it does not wait any more."""
+        owner = owner_of(resource, request_context)
+        options = {"memory": memory, "request_context": request_context}
+        source, run = await find_run(self._agent, check_id("run", run_id), owner, options)
+        run = await check_open(source, owner, run)
+        asked = await source.open_runs.parts(owner, [run])
+        return suspended_run(run, owner, asked.get(run.id, ()))
+
+    async def cancel(
+        self,
+        run_id: str,
+        *,
+        resource: str | None = None,
+        reason: str = CANCELLED,
+        request_context: RequestContext | None = None,
+        memory: TurnSource | None = None,
+    ) -> None:
+        """End a run that waits: its calls count as declined, and no model is asked.
+
+        Raises like `get`.
+        """
+        owner = owner_of(resource, request_context)
+        options = {"memory": memory, "request_context": request_context}
+        source, run = await find_run(self._agent, check_id("run", run_id), owner, options)
+        run = await check_open(source, owner, run)
+        speaker = None if request_context is None else request_context.speaker
+        await source.open_runs.cancel(owner, run, reason, None if speaker is None else speaker.id)
+
+    suspended_sync = sync_twin(suspended)
+    get_sync = sync_twin(get)
+    cancel_sync = sync_twin(cancel)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    async def _memory(self, options: dict[str, Any]) -> TurnSource:
+        async for source in memories(self._agent, options):
+            return source
+        raise ValidationError(
+            f"agent {self._agent.name!r} chooses its memory for each request; say which with memory=... or "
+            "request_context=..."
+        )
+
+    async def _sweep(self, source: TurnSource, owner: str, thread: str | None) -> None:
+        """End what has lapsed."""
+        statuses: tuple[RunStatus, ...] = ("running", "suspended")
+        for status in statuses:
+            for run in await source.open_runs.page(owner, self._agent.name, status, thread_id=thread):
+                if source.open_runs.has_lapsed(run):
+                    try:
+                        await source.open_runs.end_lapsed(owner, run)
+                    except ConflictError:
+                        continue  # somebody else did

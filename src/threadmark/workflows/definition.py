@@ -1,0 +1,409 @@
+"""`@workflow`: a function whose run is recorded step by step, and can be gone on with by another process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import typing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+from .._errors import ConfigurationError, ConflictError, NotFoundError, ThreadmarkError, ValidationError
+from .._ids import check_id, new_id
+from .._sync import sync_twin
+from .._types import Json, Run
+from ..agents.tools import Tool, build_tool
+from ..memory.runs import has_lapsed
+from ..models.base import ToolDefinition
+from .context import Bail, Suspended, WorkflowContext
+from .events import OnWorkflowEvent, WorkflowEvent
+from .journal import Journal, WorkflowPause, WorkflowStep
+from .values import Shape
+
+if TYPE_CHECKING:
+    from ..memory import Memory
+
+Status: TypeAlias = Literal["running", "finished", "suspended", "failed", "aborted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowResult:
+    """How a run ended or where it stands: the recorded `steps` by name, and what it waits for (`pending`)."""
+
+    run_id: str
+    workflow: str
+    status: Status
+    output: Any = None
+    steps: Mapping[str, WorkflowStep] = field(default_factory=dict)
+    pending: tuple[WorkflowPause, ...] = ()
+    error: str | None = None
+
+
+class Workflow:
+    """A workflow; made by `workflow`.
+
+    `definition` describes its input to a model, `returns` is the type of its output. With a memory, an owner
+    (`resource`) and a `thread` a run is recorded after each step: it can suspend, and survives its process.
+    Without them it runs in this process only, and cannot suspend.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None,
+        description: str | None,
+        memory: Memory | None,
+    ) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"a workflow must be an async function, not {function!r}")
+        parameters = list(inspect.signature(function).parameters.values())
+        if not parameters:
+            raise ConfigurationError("the first parameter of a workflow is its WorkflowContext")
+        self.function = function
+        self.memory = memory
+        described = build_tool(_inputs(function, parameters), name=name, description=description)
+        self.name = described.name
+        self.description = described.description
+        self.definition: ToolDefinition = described.definition
+        self.returns: Any = _hints(function).get("return")
+        self.validate = described.validate
+        self._output = Shape(self.returns)
+
+    def __repr__(self) -> str:
+        return f"Workflow({self.name!r})"
+
+    async def run(
+        self,
+        *,
+        memory: Memory | None = None,
+        resource: str | None = None,
+        thread: str | None = None,
+        run_id: str | None = None,
+        on_event: OnWorkflowEvent | None = None,
+        **inputs: Any,
+    ) -> WorkflowResult:
+        """Run it with `inputs`, its function's own arguments, until it has finished or suspends.
+
+        A `run_id` that was used before for the same input gives that run's result, or goes on with it if its
+        process died. Raises what the function raises, with the run's `WorkflowResult` as the error's `result`
+        if it is Threadmark's; `ValidationError` for inputs that do not fit; `ConflictError` if the run is
+        under way elsewhere or was made for other input.
+        """
+        memory, owner, thread_id = self._place(memory, resource, thread)
+        positional, named = self._checked(inputs)
+        run_id = new_id() if run_id is None else check_id("run", run_id)
+        plain = Shape(None).dump(inputs)
+        journal = Journal(memory, owner or "", thread_id or "", self.name, run_id, plain)
+        if memory is not None and owner is not None:
+            stored = await memory.store.get_run(owner, run_id)
+            if stored is not None:
+                self._check_same(stored, plain)
+                if stored.status != "running":
+                    return self._stored(stored)
+                if not has_lapsed(stored, memory.now()):
+                    raise ConflictError(f"workflow run {run_id!r} is under way")
+                journal = Journal.of(memory, owner, stored)
+        return await self._go(journal, run_id, owner, thread_id, positional, named, on_event)
+
+    async def resume(
+        self,
+        run_id: str,
+        data: Any = None,
+        *,
+        memory: Memory | None = None,
+        resource: str,
+        name: str | None = None,
+        on_event: OnWorkflowEvent | None = None,
+    ) -> WorkflowResult:
+        """Answer what a suspended run waits for, and go on with it; with several, `name` says which.
+
+        A run whose process died is gone on with, without `data`. Raises `NotFoundError` for an unknown run or
+        another owner's, `ConflictError` for one that is over, is under way, or was answered by somebody else
+        just now, and `ValidationError` for data that does not fit: the run then still waits.
+        """
+        memory = memory or self.memory
+        if memory is None:
+            raise ConfigurationError(f"workflow {self.name!r} has no memory; give resume(memory=...)")
+        owner = check_id("resource", resource)
+        run = await memory.store.get_run(owner, check_id("run", run_id))
+        if run is None or run.agent != self.name or "workflow" not in (run.state or {}):
+            raise NotFoundError(f"workflow {self.name!r} has no run {run_id!r}")
+        journal = Journal.of(memory, owner, run)
+        inputs = journal.input if isinstance(journal.input, dict) else {}
+        positional, named = self._checked(inputs)
+        if run.status == "running":
+            if not has_lapsed(run, memory.now()):
+                raise ConflictError(f"workflow run {run_id!r} is under way")
+        elif run.status == "suspended":
+            await self._answer(journal, run, positional, named, data, name)
+        else:
+            raise ConflictError(f"workflow run {run_id!r} is {run.status} and waits for nothing")
+        return await self._go(journal, run_id, owner, run.thread_id, positional, named, on_event)
+
+    async def get(self, run_id: str, *, memory: Memory | None = None, resource: str) -> WorkflowResult | None:
+        """Where a run stands, or `None` for an unknown one. `pending` has no schemas: those are code."""
+        memory = memory or self.memory
+        if memory is None:
+            raise ConfigurationError(f"workflow {self.name!r} has no memory; give get(memory=...)")
+        run = await memory.store.get_run(check_id("resource", resource), check_id("run", run_id))
+        if run is None or run.agent != self.name or "workflow" not in (run.state or {}):
+            return None
+        return self._stored(run)
+
+    def tool(self) -> Tool:
+        """This workflow as a tool called `workflow-<name>`, for `Agent(tools=[...])`."""
+        from .tool import workflow_tool
+
+        return workflow_tool(self)
+
+    run_sync = sync_twin(run)
+    resume_sync = sync_twin(resume)
+    get_sync = sync_twin(get)
+
+    # -- one run -------------------------------------------------------------------------------------
+
+    async def _go(
+        self,
+        journal: Journal,
+        run_id: str,
+        owner: str | None,
+        thread_id: str | None,
+        positional: Sequence[Any],
+        named: Mapping[str, Any],
+        on_event: OnWorkflowEvent | None,
+    ) -> WorkflowResult:
+        context = self._context(journal, run_id, owner, thread_id, on_event)
+        await journal.write("running")  # whoever comes second gets a ConflictError here
+        self._tell(context, on_event, "workflow-start", input=journal.input)
+        async with _kept_alive(journal):
+            status, output, failure = await self._call(context, positional, named)
+        error = None if failure is None else f"{type(failure).__name__}: {failure}"
+        plain: Json = None
+        if status == "finished":
+            try:
+                plain = self._output.dump(output)
+                output = self._output.restore(plain)
+            except ValidationError as invalid:
+                failure = ConfigurationError(f"workflow {self.name!r} gave what is not JSON: {invalid}")
+                status, error, output = "failed", str(failure), None
+        if status == "suspended" and owner is None:
+            failure = ConfigurationError(
+                f"workflow {self.name!r} cannot suspend without a memory, a resource and a thread"
+            )
+            status, error = "failed", str(failure)
+        if not isinstance(failure, ConflictError):  # then the run is somebody else's
+            await self._end(journal, status, error, plain)
+        result = WorkflowResult(
+            run_id=run_id,
+            workflow=self.name,
+            status=status,
+            output=output,
+            steps=dict(journal.steps),
+            pending=context.pending if status == "suspended" else (),
+            error=error,
+        )
+        self._tell(context, on_event, "workflow-finish", status=status, output=plain, error=error)
+        if failure is not None:
+            if isinstance(failure, ThreadmarkError):
+                failure.result = result
+            raise failure
+        return result
+
+    async def _call(
+        self, context: WorkflowContext, positional: Sequence[Any], named: Mapping[str, Any]
+    ) -> tuple[Status, Any, BaseException | None]:
+        try:
+            return "finished", await self.function(context, *positional, **named), None
+        except Bail as end:
+            return "finished", end.output, None
+        except Suspended:
+            return "suspended", None, None
+        except asyncio.CancelledError as error:
+            return "aborted", None, error
+        except Exception as error:
+            return "failed", None, error
+
+    async def _end(self, journal: Journal, status: Status, error: str | None, output: Json) -> None:
+        reason: Any = {"finished": "stop", "suspended": "suspended", "failed": "error"}.get(status, "aborted")
+        write = journal.write(status, finish_reason=reason, error=error, output=output)
+        await asyncio.shield(asyncio.ensure_future(write))
+
+    async def _answer(
+        self,
+        journal: Journal,
+        run: Run,
+        positional: Sequence[Any],
+        named: Mapping[str, Any],
+        data: Any,
+        name: str | None,
+    ) -> None:
+        """Put the answer into the journal. What it has to be only the code knows, so that is called first."""
+        waiting = [step.name for step in journal.steps.values() if step.status == "suspended"]
+        if name is None:
+            if len(waiting) > 1:
+                raise ValidationError(f"run {run.id!r} waits for {', '.join(waiting)}; name one")
+            name = waiting[0] if waiting else ""
+        if name not in waiting:
+            raise NotFoundError(f"run {run.id!r} waits for no {name!r}")
+        shape = await self._shape_of(journal, run, positional, named, name)
+        plain = Shape(None).dump(data)
+        shape.restore(plain)
+        journal.answer(name, plain)
+
+    async def _shape_of(
+        self, journal: Journal, run: Run, positional: Sequence[Any], named: Mapping[str, Any], name: str
+    ) -> Shape:
+        """The type of an answer, found by calling the function up to the pause; no step is executed."""
+        context = self._context(journal.replay(), run.id, journal.owner, run.thread_id, None)
+        _, _, failure = await self._call(context, positional, named)
+        try:
+            return context.shape_of(name)
+        except KeyError:
+            raise ConflictError(
+                f"workflow {self.name!r} has changed: its run {run.id!r} does not come to {name!r} any more"
+            ) from failure
+
+    def _context(
+        self,
+        journal: Journal,
+        run_id: str,
+        owner: str | None,
+        thread_id: str | None,
+        on_event: OnWorkflowEvent | None,
+    ) -> WorkflowContext:
+        return WorkflowContext(
+            journal,
+            run_id=run_id,
+            workflow=self.name,
+            resource_id=owner,
+            thread_id=thread_id,
+            on_event=on_event,
+        )
+
+    # -- arguments -----------------------------------------------------------------------------------
+
+    def _place(
+        self, memory: Memory | None, resource: str | None, thread: str | None
+    ) -> tuple[Memory | None, str | None, str | None]:
+        memory = memory or self.memory
+        if resource is None and thread is None:
+            return None, None, None
+        if memory is None:
+            raise ConfigurationError(f"workflow {self.name!r} has no memory; give run(memory=...)")
+        if resource is None or thread is None:
+            raise ValidationError("a recorded run needs resource and thread together")
+        return memory, check_id("resource", resource), check_id("thread", thread)
+
+    def _checked(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        from ..agents.tools import InvalidArgumentsError
+
+        try:
+            return self.validate(dict(inputs))
+        except InvalidArgumentsError as error:
+            raise ValidationError(f"workflow {self.name!r}: {error}") from None
+
+    def _check_same(self, run: Run, inputs: Json) -> None:
+        state = run.state or {}
+        if run.agent != self.name or "workflow" not in state or state.get("input") != inputs:
+            raise ConflictError(f"run {run.id!r} was made for something else; give this one another run_id")
+
+    def _stored(self, run: Run) -> WorkflowResult:
+        state: Mapping[str, Any] = run.state or {}
+        steps = {
+            name: WorkflowStep(name=name, **{k: v for k, v in step.items() if k != "arguments"})
+            for name, step in (state.get("steps") or {}).items()
+        }
+        return WorkflowResult(
+            run_id=run.id,
+            workflow=self.name,
+            status=run.status,
+            output=self._output.restore(state.get("output")) if run.status == "finished" else None,
+            steps=steps,
+            pending=tuple(
+                [
+                    WorkflowPause(name=step.name, payload=step.payload)
+                    for step in steps.values()
+                    if step.status == "suspended" and run.status == "suspended"
+                ]
+            ),
+            error=run.error,
+        )
+
+    def _tell(
+        self, context: WorkflowContext, on_event: OnWorkflowEvent | None, kind: Any, **data: Json
+    ) -> None:
+        if on_event is not None:
+            known = {key: value for key, value in data.items() if value is not None}
+            on_event(WorkflowEvent(type=kind, run_id=context.run_id, workflow=self.name, data=known))
+
+
+@overload
+def workflow(function: Callable[..., Any], /) -> Workflow: ...
+@overload
+def workflow(
+    *, name: str | None = None, description: str | None = None, memory: Memory | None = None
+) -> Callable[[Callable[..., Any]], Workflow]: ...
+def workflow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    memory: Memory | None = None,
+) -> Workflow | Callable[[Callable[..., Any]], Workflow]:
+    """Make a workflow of an async function, as a decorator with or without arguments.
+
+        @workflow(memory=memory)
+        async def refund(ctx: WorkflowContext, order: str) -> str:
+            amount = await ctx.step("look up", look_up, order)
+            if amount > 100:
+                await ctx.suspend("manager", {"order": order, "amount": amount}, answer=Approval)
+            return await ctx.step("pay back", pay_back, order, amount, once=True)
+
+    The first parameter gets the `WorkflowContext`; the others are its input, typed and described like a
+    tool's. Branches, loops and error handling are Python's own.
+
+    Args:
+        name: Default: the function's name.
+        description: Default: the docstring.
+        memory: Where its runs are recorded; may be given with each call as well.
+
+    Raises `ConfigurationError` for a function that cannot be described.
+    """
+    if function is None:
+        return lambda inner: Workflow(inner, name=name, description=description, memory=memory)
+    return Workflow(function, name=name, description=description, memory=memory)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise ConfigurationError(f"cannot read the types of workflow {function!r}: {error}") from None
+
+
+def _inputs(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    """A stand-in for `function` without its context: what a model is told, and what checks the input."""
+
+    async def described(*args: Any, **kwargs: Any) -> Any: ...
+
+    hints = _hints(function)
+    described.__name__ = getattr(function, "__name__", "workflow")
+    described.__doc__ = function.__doc__
+    described.__annotations__ = {p.name: hints[p.name] for p in parameters[1:] if p.name in hints}
+    described.__signature__ = inspect.Signature(parameters[1:])  # type: ignore[attr-defined]
+    return described
+
+
+@contextlib.asynccontextmanager
+async def _kept_alive(journal: Journal) -> AsyncGenerator[None, None]:
+    beat = asyncio.ensure_future(journal.keep_alive())
+    try:
+        yield
+    finally:
+        beat.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ThreadmarkError):
+            await beat

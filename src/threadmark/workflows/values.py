@@ -1,0 +1,58 @@
+"""Values that go through a run's record: to JSON and back to their type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from .._codec import to_json
+from .._errors import ConfigurationError, ValidationError
+from .._types import Json
+
+
+class Shape:
+    """The type of a value, anything Pydantic understands; `None` is any JSON."""
+
+    def __init__(self, type: Any) -> None:
+        self._type = type
+
+    @cached_property
+    def _adapter(self) -> Any:
+        import pydantic
+
+        try:
+            return pydantic.TypeAdapter(Any if self._type is None else self._type)
+        except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigurationError(f"{self._type!r} cannot go through JSON: {reason}") from None
+
+    @cached_property
+    def json_schema(self) -> Mapping[str, Json] | None:
+        """As JSON schema; `None` where anything goes."""
+        return None if self._type is None else self._adapter.json_schema()
+
+    def dump(self, value: Any) -> Json:
+        """`value` as JSON. Raises `ValidationError` for what is none."""
+        import pydantic
+        import pydantic_core
+
+        try:
+            plain = self._adapter.dump_python(value, mode="json", warnings="error")
+            to_json(plain, "value")
+            return plain
+        except (pydantic.ValidationError, pydantic_core.PydanticSerializationError, ValueError) as error:
+            raise ValidationError(str(error).partition("\n")[0]) from None
+
+    def restore(self, plain: Json) -> Any:
+        """The value of its JSON. Raises `ValidationError` that names each field that does not fit."""
+        import pydantic
+
+        try:
+            return self._adapter.validate_json(to_json(plain, "value"))
+        except pydantic.ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}"
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+            raise ValidationError("; ".join(problems[:10])) from None

@@ -1,0 +1,133 @@
+"""Processes killed between a pause and its answer, and processes that approve one call at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pause_workers import make
+from zygote import Zygote
+
+from threadmark import Memory, ToolPart
+from threadmark.memory.runs import UNKNOWN
+
+pytestmark = pytest.mark.anyio
+
+KILLS = 320
+
+
+@pytest.fixture
+def zygote(tmp_path: Path) -> Iterator[Zygote]:
+    with Zygote(tmp_path / "errors.log") as made:
+        yield made
+
+
+def executions(log: Path) -> collections.Counter[str]:
+    """How often each run's tool was executed."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return collections.Counter(json.loads(line)[0] for line in lines)
+
+
+def later() -> datetime:
+    """A clock by which every lease of a dead process is over."""
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+async def states(memory: Memory) -> dict[str, tuple[str, str, str | None]]:
+    """Of each run its status, and the state and error of its call."""
+    found: dict[str, tuple[str, str, str | None]] = {}
+    for run in await memory.resource("ann").runs(per_page=None):
+        message = [
+            m
+            for m in await memory.resource("ann").thread(run.thread_id).messages(per_page=None)
+            if m.run_id == run.id and m.role == "assistant"
+        ]
+        calls = [p for m in message for p in m.parts if isinstance(p, ToolPart)]
+        found[run.id] = (run.status, calls[0].state if calls else "", calls[0].error if calls else None)
+    return found
+
+
+async def test_kills_between_pause_and_answer(
+    tmp_path: Path, zygote: Zygote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After each kill every run is over, waits, or can be gone on with; no approval was executed twice.
+
+    A call that was claimed and not confirmed is reported as unknown, with its arguments, and not made again.
+    """
+    path, log = tmp_path / "memory.db", tmp_path / "executed"
+    choose = random.Random(6)
+    phases: collections.Counter[str] = collections.Counter()
+    seen: set[str] = set()
+    start = time.perf_counter()
+    for kill in range(KILLS):
+        child = zygote.start("pause_workers:pause_and_approve", str(path), str(log), f"w{kill}")
+        await asyncio.sleep(0.03 + choose.random() * 0.09)
+        zygote.kill(child)
+        async with Memory(f"sqlite:///{path}", clock=later) as memory:
+            agent = make(memory, str(log))
+            before = executions(log)
+            for run in await agent.runs.suspended(resource="ann", per_page=None):
+                for unknown in run.unknown:
+                    assert (unknown.args, unknown.error) == ({"what": run.run_id}, UNKNOWN)
+                if run.pending:
+                    phases["waited"] += 1
+                    assert before[run.run_id] == 0, "executed before it was approved"
+                    result = await agent.approve(run.run_id, run.pending[0], resource="ann")
+                    assert executions(log)[run.run_id] == 1
+                else:
+                    phases["unknown" if run.unknown else "executed"] += 1
+                    result = await agent.resume(run.run_id, resource="ann")
+                    assert executions(log)[run.run_id] == before[run.run_id] <= 1, "made again"
+                assert result.text == "Done."
+            for run_id, (status, state, error) in (await states(memory)).items():
+                if run_id in seen:
+                    continue
+                seen.add(run_id)
+                done = executions(log)[run_id]
+                phases["finished or recovered"] += status == "finished"
+                if status == "finished":
+                    assert (state, done) == ("result", 1) or (state, error) == ("interrupted", UNKNOWN)
+                else:  # its process died before the pause was stored
+                    assert (status, state, done) == ("aborted", "", 0)
+            assert (await agent.runs.suspended(resource="ann")).total == 0
+    counted = executions(log)
+    assert max(counted.values()) == 1, "an approval was executed twice"
+    assert set(counted) <= seen, "a run was lost"
+    assert not zygote.errors(), zygote.errors()
+    assert min(phases["waited"], phases["unknown"], phases["executed"]) > 0, phases
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{KILLS} kills in {time.perf_counter() - start:.0f} s: {len(seen)} runs, "
+            f"{len(counted)} executions, {dict(phases)}\n"
+        )
+
+
+@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.nightly)])
+async def test_one_call_approved_eight_times_at_once(
+    tmp_path: Path, zygote: Zygote, capsys: pytest.CaptureFixture[str], rounds: int
+) -> None:
+    """Four processes with two tasks each approve every call: as many executions as there are calls."""
+    path, log, told = tmp_path / "memory.db", tmp_path / "executed", tmp_path / "told"
+    async with Memory(f"sqlite:///{path}") as memory:
+        agent = make(memory, str(log))
+        for n in range(rounds):
+            await agent.generate(str(n), resource="ann", thread=f"t{n % 50}", run_id=f"run {n}")
+    children = [
+        zygote.start("pause_workers:approve_all", str(path), str(log), str(told), 2, rounds, process)
+        for process in range(4)
+    ]
+    assert [zygote.wait(child) for child in children] == [0] * 4, zygote.errors()
+    counted = executions(log)
+    assert (len(counted), set(counted.values())) == (rounds, {1})
+    won = [int(line.split()[1]) for line in told.read_text().splitlines()]
+    assert sum(won) == rounds
+    with capsys.disabled():
+        sys.stdout.write(f"\n{rounds} calls, 8 approvals of each: {sum(won)} executions, by process {won}\n")
