@@ -430,6 +430,18 @@ async def test_matches_counts_and_lists(memory: Memory) -> None:
     assert (await ana.matches(thread="pets", per_page=0)).total == 4
 
 
+async def test_whole_threads_are_found(memory: Memory) -> None:
+    """`threads.search` ranks the owner's threads by how well each covers the query; metadata narrows it."""
+    await fill(memory)
+    threads = memory.resource("ana").threads
+    found = await threads.search("puppy vet")
+    assert [hit.thread.id for hit in found] == ["pets"]
+    assert set(found[0].terms) == {"puppi", "vet"}
+    assert not await threads.search("puppy vet", metadata={"x": 1})
+    with pytest.raises(ValidationError):
+        await threads.search(" ")
+
+
 async def test_clock_changes_lose_nothing() -> None:
     """A clock that goes back delays no message's vectors for good and hides none."""
     now = [DAY]

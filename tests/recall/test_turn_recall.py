@@ -220,6 +220,24 @@ async def test_per_call_and_off() -> None:
             await seen.ask("Hello", semantic_recall="yes")
 
 
+async def test_listed_among_the_processors() -> None:
+    """`SemanticRecallProcessor` configures the layer; an option of the call wins over it."""
+    from threadmark.processors import SemanticRecallProcessor
+
+    async with Memory("sqlite://") as memory:
+        await fill(memory)
+        layer = SemanticRecallProcessor(SemanticRecall(mode="lexical", tool=False))
+        seen = Seen(memory, input_processors=[layer])
+        await memory.resource("ana").recall("puppy", mode="lexical")
+        await seen.ask("What is the puppy called?")
+        assert "Biscuit" in seen.recalled
+        assert seen.requests[-1].tools == ()
+        await seen.ask("What is the puppy called?", semantic_recall=False)
+        assert seen.recalled == ""
+    with pytest.raises(ConfigurationError):
+        SemanticRecallProcessor("yes")  # type: ignore[arg-type]
+
+
 async def test_history_off_and_read_only_write_nothing() -> None:
     """Without history, or read-only, a turn recalls, and no text of it is stored, indexed or embedded."""
     async with Memory("sqlite://", semantic_recall=True) as memory:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .. import _ids
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, ThreadmarkError
 from .._ids import check_id
 from .._sync import sync_twin
 from .._types import Message, Run
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ..vectors import Embedder
     from .recall.indexing import IndexProgress
     from .recall.recaller import Recaller
+
+log = logging.getLogger("threadmark")
 
 CLOSE_GRACE = 10.0
 """Seconds that closing waits for background work."""
@@ -140,13 +143,21 @@ class Memory:
     async def open(self) -> None:
         """Connect now, rather than on first use: a wrong URL or file shows at once."""
         await self.store.open()
-        await self.ready()
-
-    async def ready(self) -> None:
-        """Have the index for recall on before something is stored, if this memory recalls. Idempotent."""
         settings = self.settings
         if settings.semantic_recall is not None and not settings.read_only:
             await self.recaller.prepare(settings.semantic_recall)
+
+    async def ready(self) -> None:
+        """Have the index for recall on before something is stored, if this memory recalls. Idempotent.
+
+        What fails in it is logged: whatever is the matter with recall, messages can be stored.
+        """
+        settings = self.settings
+        if settings.semantic_recall is not None and not settings.read_only:
+            try:
+                await self.recaller.prepare(settings.semantic_recall)
+            except ThreadmarkError as error:
+                log.warning("the index for recall is not ready: %s", error)
 
     def wrote(self) -> None:
         """Have what was stored since indexed in the background, if this memory recalls."""

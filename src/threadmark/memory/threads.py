@@ -40,6 +40,7 @@ from ..stores.base import (
     OrderField,
     Scalar,
     ThreadChange,
+    ThreadHit,
     ThreadQuery,
     TurnWrite,
 )
@@ -125,7 +126,28 @@ class Threads:
         )
         return await self._store.list_threads(self._resource, query)
 
+    async def search(
+        self, query: str, *, limit: int = 10, metadata: Mapping[str, Scalar] | None = None
+    ) -> Sequence[ThreadHit]:
+        """The threads that cover `query` best as a whole, by words, best first.
+
+        Each `ThreadHit` has its `thread`, `score`, `rank` and `terms`, the query's words that occur in it.
+        `metadata` is as for `list`. The first call switches the index for recall on and fills it. Raises
+        `ValidationError` for an empty query, `ConfigurationError` where the store keeps no index.
+        """
+        from .recall.ask import check_query
+        from .recall.settings import SemanticRecall
+
+        check_query(query)
+        check_count("limit", limit, least=1)
+        self._memory.recaller.check(None)
+        await self._memory.recaller.prepare(SemanticRecall(mode="lexical"), wait=True)
+        return await self._store.search_threads(
+            self._resource, query, limit=limit, metadata=check_filter(metadata)
+        )
+
     create_sync = sync_twin(create)
+    search_sync = sync_twin(search)
     get_sync = sync_twin(get)
     list_sync = sync_twin(list)
 

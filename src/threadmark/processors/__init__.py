@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import OutputDelta, Processor, ProcessorContext, Retry, Tripwire, Violation
-    from .memory import MessageHistory, WorkingMemoryProcessor
+    from .memory import MessageHistory, SemanticRecallProcessor, WorkingMemoryProcessor
     from .moderation import Moderation
     from .patterns import PATTERNS, Pattern
     from .prompt_injection import PromptInjectionCheck
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "base": ("OutputDelta", "Processor", "ProcessorContext", "Retry", "Tripwire", "Violation"),
-    "memory": ("MessageHistory", "WorkingMemoryProcessor"),
+    "memory": ("MessageHistory", "SemanticRecallProcessor", "WorkingMemoryProcessor"),
     "moderation": ("Moderation",),
     "patterns": ("PATTERNS", "Pattern"),
     "prompt_injection": ("PromptInjectionCheck",),
@@ -60,10 +60,10 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "PATTERNS",
     "MessageHistory",
     "Moderation",
     "OutputDelta",
+    "PATTERNS",
     "PIIRedactor",
     "Pattern",
     "Processor",
@@ -72,6 +72,7 @@ __all__ = [
     "RegexFilter",
     "ResponseCache",
     "Retry",
+    "SemanticRecallProcessor",
     "SystemPromptScrubber",
     "TokenLimiter",
     "ToolCallFilter",

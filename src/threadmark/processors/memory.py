@@ -12,6 +12,7 @@ from ..memory.options import MemorySettings
 from .base import Processor
 
 if TYPE_CHECKING:
+    from ..memory.recall import SemanticRecall
     from ..memory.working import WorkingMemory
 
 
@@ -40,3 +41,12 @@ class WorkingMemoryProcessor(MemoryLayer):
 
     def __init__(self, settings: WorkingMemory | bool = True) -> None:
         super().__init__(working_memory=settings)
+
+
+class SemanticRecallProcessor(MemoryLayer):
+    """Recall, with `SemanticRecall(...)` settings or the default ones."""
+
+    name = "semantic-recall"
+
+    def __init__(self, settings: SemanticRecall | bool = True) -> None:
+        super().__init__(semantic_recall=settings)

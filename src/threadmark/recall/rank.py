@@ -167,8 +167,8 @@ def rank(
             whole - own,
             s.speaker if record.speaker in named else 0.0,
             s.person if record.role == "user" else 0.0,
-            _day(query, record.at, s),
-            _recency(record.at, newest, s),
+            _day(query, record.at, s) if query.days else 0.0,
+            _recency(record.at, newest, s) if s.recency else 0.0,
         ))  # fmt: skip
     first = _first(order, parts, among, s)
     best_of_thread: dict[int, float] = {}

@@ -415,7 +415,25 @@ class ObservedThread:
     # -- after the turn ------------------------------------------------------------------------------
 
     def follow(self, stored: Sequence[Message], model: Model | None) -> bool:
-        """Begin what is due after the turn stored these messages. Whether something was."""
+        """Begin what is due after the turn stored these messages. Whether something was.
+
+        The turn is stored: whatever goes wrong here is told, and fails nothing.
+        """
+        try:
+            return self._follow(stored, model)
+        except Exception as error:
+            log.warning("nothing is observed in thread %r: %s", self._place.thread_id, error)
+            self._place.tell(
+                MemoryEvent(
+                    name="data-om-failed",
+                    resource_id=self._place.resource_id,
+                    thread_id=self._place.thread_id,
+                    error=str(error) if isinstance(error, ThreadmarkError) else type(error).__name__,
+                )
+            )
+            return False
+
+    def _follow(self, stored: Sequence[Message], model: Model | None) -> bool:
         there = {message.id for message in stored}
         known = [message for message in self.state.raw if message.id not in there]
         raw = sorted([*known, *stored], key=lambda message: message.seq or 0)

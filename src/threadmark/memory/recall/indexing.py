@@ -78,6 +78,8 @@ class Indexer:
         if not self._enabled:
             state = await self._store.enable_recall(self._clock())
             self._enabled, self._backfilled = True, state.complete
+            if not wait:
+                self.wake()
         if wait and not self._backfilled:
             await self._backfill(None)
 

@@ -76,7 +76,6 @@ class Recaller:
                 await self.indexer.add(embedder, timeout=settings.timeout)
             except ModelError as error:
                 log.warning("recall goes on without vectors: %s", error)
-        self.indexer.wake()
 
     async def catch_up(self, seconds: float) -> None:
         """Wait, `seconds` at most, while the background makes vectors of what was stored before."""

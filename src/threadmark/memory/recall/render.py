@@ -35,6 +35,8 @@ FENCE_TOKENS = 40
 """What the elements around recalled messages take."""
 HEADING_TOKENS = 9
 """What a line that says the day takes."""
+LONG = 12
+"""A text of so many characters for each token that it may take is too long, whatever it says."""
 LEAST = 24
 """Fewest tokens for which a message is worth being cut."""
 FLOOR = 0.45
@@ -58,11 +60,8 @@ class _Line:
     message: Message
     text: str
     tokens: int
-
-    @property
-    def group(self) -> tuple[str | None, str]:
-        """The conversation and the day: lines of one stand under one heading."""
-        return self.message.thread_id, when(self.message)[:10]
+    group: tuple[str, str]
+    """The conversation and the day: lines of one stand under one heading."""
 
 
 def choose(
@@ -80,9 +79,17 @@ def choose(
     room = min(room, settings.max_tokens) - FENCE_TOKENS
     if room < LEAST:
         return []
-    hits = [hit for hit in result.hits if hit.message.id not in shown and _evidence(hit) > 0]
-    least = FLOOR * max(map(_evidence, hits), default=0.0)
+    hits: list[Recalled] = []
+    speaking: dict[str, float] = {}
+    best = 0.0
+    for hit in result.hits:
+        evidence = _evidence(hit)
+        if evidence > 0 and hit.message.id not in shown:
+            best = max(best, evidence)
+            hits.append(hit)
+            speaking[hit.message.id] = evidence
     first, more = hits[: settings.top_k], hits[settings.top_k :] if settings.fills else []
+    more = [hit for hit in more if speaking[hit.message.id] >= FLOOR * best]
     lines = _fit(first, room, count)
     taken = {hit.message.id for hit in first}
     headed = {line.group for line in lines}
@@ -102,11 +109,13 @@ def choose(
                 left -= cost
 
     for hit in more:
-        if _evidence(hit) >= least:
-            add(hit.message, hit.why.terms)
+        if left < LEAST:
+            break
+        add(hit.message, hit.why.terms)
     for hit in first:
         for message in hit.window:
-            add(message)
+            if left >= LEAST:
+                add(message)
     scores = {hit.message.id: round(hit.score, 4) for hit in hits}
     here = [line for line in lines if line.message.thread_id == recall.thread_id]
     there = [line for line in lines if line.message.thread_id != recall.thread_id]
@@ -141,7 +150,7 @@ def _by_day(lines: Sequence[_Line]) -> list[str]:
     listed: list[str] = []
     last = ""
     for line in lines:
-        day = when(line.message)[:10]
+        day = line.group[1]
         if day != last:
             listed.append(f"[{day or 'unknown day'}]")
             last = day
@@ -158,11 +167,11 @@ def _evidence(hit: Recalled) -> float:
 def _block(
     name: str, why: str, lines: Iterable[_Line], scores: Mapping[str, float], result: RecallResult
 ) -> RecalledBlock | None:
-    ordered = sorted(lines, key=lambda line: (line.message.thread_id or "", line.message.seq or 0))
+    ordered = sorted(lines, key=lambda line: (line.group[0], line.message.seq or 0))
     if not ordered:
         return None
-    groups = [list(group) for _, group in groupby(ordered, key=lambda line: line.message.thread_id)]
-    groups.sort(key=lambda group: when(group[-1].message))  # the one that ended last stands last
+    groups = [list(group) for _, group in groupby(ordered, key=lambda line: line.group[0])]
+    groups.sort(key=lambda group: group[-1].group[1])  # the one that ended last stands last
     text = "\n".join([f"<{name}>", *(line for group in groups for line in _by_day(group)), f"</{name}>"])
     ids = tuple([line.message.id for group in groups for line in group])
     found = {id_: scores[id_] for id_ in ids if id_ in scores}
@@ -192,9 +201,10 @@ def _cut_line(
 ) -> _Line | None:
     """The line of a message, cut to `tokens` tokens if it is longer; `None` if too little would be left."""
     text = searchable(message)
-    line = _line(message, text, count)
-    if line is None or line.tokens <= tokens:
-        return line
+    if len(text) < LONG * tokens:
+        line = _line(message, text, count)
+        if line is None or line.tokens <= tokens:
+            return line
     shorter = excerpt(text, terms, tokens)
     return _line(message, shorter, count) if shorter else None
 
@@ -228,4 +238,5 @@ def _line(message: Message, text: str, count: Callable[[str], int]) -> _Line | N
     if not said:
         return None
     line = f"{_NAME.sub(' ', attribute(who(message))).strip()}: {escape(said)}"
-    return _Line(message, line, count(line) + 1)
+    day = "" if message.created_at is None else message.created_at.date().isoformat()
+    return _Line(message, line, count(line) + 1, (message.thread_id or "", day))

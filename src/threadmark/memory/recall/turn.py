@@ -19,8 +19,8 @@ log = logging.getLogger("threadmark")
 
 SPARE = 200
 """Most hits asked for beyond `top_k` where the budget may leave out messages of the history."""
-TOKENS_A_HIT = 25
-"""A prompt that is to be filled asks for a hit for each so many tokens: few messages are shorter."""
+TOKENS_A_HIT = 40
+"""A prompt that is to be filled asks for a hit for each so many tokens: few are much shorter."""
 
 INSTRUCTIONS = """# Recall
 Before the question, a <recalled> element may hold messages that memory found for it: quotes from earlier in
