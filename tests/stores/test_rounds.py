@@ -106,13 +106,14 @@ async def test_a_caller_that_gives_up_first_writes_nothing(tmp_path: Path) -> No
 
 async def test_closing_finishes_the_round(tmp_path: Path) -> None:
     """What was accepted before the store is closed is stored, and nothing is opened again for it."""
-    build = Builders()
+    build, before = Builders(), set(threading.enumerate())
     store = SQLiteStore(str(tmp_path / "m.db"))
     await crowd(store, build, 2)
     tasks = [asyncio.ensure_future(store.write_turn("ann", build.turn(f"t{n}", ["x"]))) for n in range(4)]
     await asyncio.sleep(0)
     await store.aclose()
-    assert not [thread for thread in threading.enumerate() if thread.name == "threadmark-sqlite"]
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name == "threadmark-sqlite"]
     await asyncio.gather(*tasks)
     assert (await stored(store))[2:] == ["x"]
     await store.aclose()
