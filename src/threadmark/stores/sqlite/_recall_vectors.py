@@ -244,7 +244,7 @@ class VectorSource(SqlSource):
         first, step = 0, 4 * wanted
         while first < len(order) and len(found) < wanted:
             found += scope.admit(dict.fromkeys(keys[order[first : first + step]].tolist()))
-            first += step
+            first, step = first + step, 2 * step
         return list(dict.fromkeys(found))
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:
