@@ -1,6 +1,6 @@
 """What Threadmark costs, beside raw `sqlite3` writing and reading the same rows.
 
-    python -m benchmarks            # everything, about two minutes
+    python -m benchmarks            # everything, about three minutes
     python -m benchmarks save read  # some of it
     python -m benchmarks --json     # for machines
 

@@ -177,6 +177,7 @@ async def test_events(memory: Memory) -> None:
             "  agent-research: text-delta",
             "  agent-research: text-end",
             "  agent-research: step-finish",
+            "  agent-research: finish",
             "tool-result",
             "step-finish",
             "step-start",

@@ -179,12 +179,22 @@ class TestFromCode:
             {"template": "x" * 1_000_000},
             {"max_characters": 0},
             {"participants": True, "schema": Profile},
+            {"schema": list[int]},
+            {"schema": 5},
+            {"schema": {"type": "nonsense"}},
+            {"schema": {"type": "array"}},
         ],
     )
     def test_bad_settings(self, wrong: dict[str, Any]) -> None:
         """What cannot work is refused at once."""
         with pytest.raises((ConfigurationError, ValidationError)):
             WorkingMemory(**wrong)
+
+    def test_a_json_schema_without_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Is refused when it is given, with the command that installs it; not when a model first writes."""
+        monkeypatch.setitem(sys.modules, "jsonschema", None)
+        with pytest.raises(ConfigurationError, match=r"pip install 'threadmark\[schema\]'"):
+            WorkingMemory(schema={"type": "object"})
 
     def test_bad_option(self) -> None:
         """Neither a switch nor settings."""

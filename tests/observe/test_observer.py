@@ -158,6 +158,13 @@ async def test_secrets_are_redacted() -> None:
     result = await made.observe(batch("My key is hunter2, keep it."))
     assert "hunter2" not in asked(model)
     assert result.rows[0].text == "The key is [key], says Ana."
+    extract = (Extractor(name="Key", instructions="The key."),)
+    made, _ = observer(
+        "NOTHING m1\nTASK: hide hunter2\nTITLE: On hunter2\nVALUE key: hunter2",
+        redact=lambda text: text.replace("hunter2", "[key]"),
+        observation=ObservationSettings(thread_title=True, extract=extract),
+    )
+    assert "hunter2" not in repr(await made.observe(batch("Well.")))
 
 
 # -- what is taken -----------------------------------------------------------------------------------
@@ -619,10 +626,25 @@ async def test_hooks() -> None:
 
 async def test_nothing_of_ours_to_show() -> None:
     """A message that holds only calls of memory's own tools needs no model."""
-    tool = ToolPart(tool_call_id="1", tool_name="recall", args={}, state="result", output="old text")
+    output = {"threadmark.recall": ["a0"]}
+    own = ToolPart(tool_call_id="1", tool_name="recall", args={}, state="result", output=output)
     made, model = observer()
-    result = await made.observe(batch(Message(role="assistant", parts=[tool], id="x")))
+    result = await made.observe(batch(Message(role="assistant", parts=[own], id="x")))
     assert (result.rows, result.nothing, model.requests) == ((), ("x",), [])
+    theirs = ToolPart(
+        tool_call_id="1", tool_name="recall", args={}, state="result", output="a product is recalled"
+    )
+    made, model = observer("- (medium tool) A product is recalled. [m1.1]")
+    assert len((await made.observe(batch(Message(role="assistant", parts=[theirs])))).rows) == 1
+
+
+async def test_what_people_cannot_do_is_no_refusal() -> None:
+    """A line in the first person is a refusal only if it speaks of the task."""
+    made, _ = observer(
+        "- (high fact) I can't eat gluten, she says. [m1]\n- I'm sorry, I can't help with that. [m1]"
+    )
+    result = await made.observe(batch("I can't eat gluten."))
+    assert [item.text for item in result.rows] == ["I can't eat gluten, she says."]
 
 
 def test_the_version_follows_the_instructions() -> None:

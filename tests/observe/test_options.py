@@ -73,6 +73,8 @@ class Scene:
     error: Exception | None = None
     spent: float = 0.0
     status: Any = None
+    uncited: list[str] = field(default_factory=list)
+    """User messages that no row names, nor one that says that there is nothing to note."""
     title: str = ""
 
     async def play(self) -> Scene:
@@ -116,7 +118,7 @@ class Scene:
                 name = self.actors[number % len(self.actors)]
                 agent = Agent("helper", model=ScriptedModel(act, name=name), memory=memory)
                 try:
-                    result = await agent.generate([self.text], resource="ana", thread="t")
+                    result = await agent.generate([self.said(number)], resource="ana", thread="t")
                 except Exception as error:
                     self.error = error
                     break
@@ -124,9 +126,17 @@ class Scene:
                 self.spent = asyncio.get_running_loop().time() - began
                 await memory.settled()
             self.status = await thread.observations.status()
+            rows = (await thread.observations.list(view="all", per_page=None)).observations
+            cited = {source.message_id for row in rows for source in row.sources}
+            stored = (await thread.messages(per_page=None)).messages
+            self.uncited = [item.text for item in stored if item.role == "user" and item.id not in cited]
             found = await thread.get()
             self.title = "" if found is None else found.title
         return self
+
+    def said(self, number: int) -> str | Message:
+        """The message of a turn; "{}" in a text is its number."""
+        return self.text.format(number) if isinstance(self.text, str) else self.text
 
     @property
     def observed(self) -> list[ModelRequest]:

@@ -32,7 +32,7 @@ from .scripted import WHERE, WHO, Observer, Reflector, World, note_all, noted, s
 
 pytestmark = pytest.mark.anyio
 
-HISTORIES = int(os.environ.get("THREADMARK_RETENTION_HISTORIES", "1000"))
+HISTORIES = int(os.environ.get("THREADMARK_RETENTION_HISTORIES", "250"))
 
 
 def tell(capsys: pytest.CaptureFixture[str], text: str) -> None:

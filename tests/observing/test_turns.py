@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from threadmark import Message, ModelError, TextPart, ToolPart
+from threadmark import ConfigurationError, Message, ModelError, StoreError, TextPart, ToolPart
 from threadmark.memory.observe._types import ObserverBatch, ObserverResult, ObservingError
 from threadmark.memory.tokens import message_tokens
 from threadmark.stores.base import Hints
+from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing import ToolCall
+from threadmark.testing._faults import FaultyStore
 
 from .scripted import WHERE, WHO, Observer, World, noted, small
 
@@ -461,3 +463,38 @@ async def test_read_only_turns_change_nothing() -> None:
     await world.memory.settled()
     assert ((await world.state()).log, len(observer.batches)) == (before.log, calls)
     assert await world.hidden() == []
+
+
+async def test_a_store_without_observations_is_refused() -> None:
+    """Observational memory is never silently off."""
+
+    class Bare(SQLiteStore):
+        capabilities = frozenset({"scrub"})
+
+    store = Bare(None)
+    vars(store)["capabilities"] = frozenset({"scrub"})
+    world = World(small(), store=store)
+    with pytest.raises(ConfigurationError, match="keeps no observations"):
+        await world.say()
+
+
+async def test_a_store_that_fails_stores_nothing_in_part() -> None:
+    """31, 39: A commit of notes that fails, or whose acknowledgement is lost, hides and doubles nothing."""
+    for when in ("before", "after"):
+        store = FaultyStore(SQLiteStore(None))
+        world = World(small(rest=0.0), store=store)
+        for number in range(12):
+            if number % 3 == 0:
+                store.fail("commit_observations", when=when)
+            await world.say()
+            assert await world.hidden() == []
+        cited = [source.message_id for row in await world.rows("all") for source in row.sources]
+        assert cited
+        assert len(cited) == len(set(cited))
+        store.clear()
+        store.fail("read_turn")
+        with pytest.raises(StoreError):
+            await world.say()
+        store.clear()
+        await world.say()
+        assert await world.hidden() == []

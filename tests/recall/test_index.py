@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from threadmark._errors import ConfigurationError
+from threadmark._errors import ConfigurationError, StoreError
 from threadmark.recall.gather import search
 from threadmark.recall.local import LocalIndex
 from threadmark.recall.query import parse_query
 from threadmark.recall.rank import Record
+from threadmark.stores.base import Embedded, RecallQuery
+from threadmark.stores.sqlite import SQLiteStore
 from threadmark.stores.sqlite import _recall_index as index
 from threadmark.stores.sqlite import _recall_spaces as spaces
 from threadmark.stores.sqlite import _recall_vectors as vectors
 from threadmark.stores.sqlite._driver import Connection, connect_apsw
 from threadmark.stores.sqlite._migrations import migrate
 from threadmark.stores.sqlite._recall_index import Row, SqlSource
+from threadmark.testing.conformance import Builders
 from threadmark.vectors import unpack
 
 numpy = pytest.importorskip("numpy")
@@ -222,3 +226,38 @@ def test_commonest_terms_are_left_out_over_the_limit(connection: Connection) -> 
     rare = search(source, parse_query("word0 word59"), max_postings=50)
     assert rare[0].why.terms == ("word59",)
     assert search(source, parse_query("word0"), max_postings=1)
+
+
+@pytest.mark.anyio
+async def test_an_index_of_another_analysis_is_begun_anew(tmp_path: Path) -> None:
+    """Words as another version found them are told of, still searched, and replaced by `enable_recall`."""
+    build = Builders()
+    store = SQLiteStore(str(tmp_path / "a.db"))
+    await store.enable_recall(build.clock())
+    await store.add_space("e", 1, build.clock())
+    await store.write_turn("ann", build.turn("t", ["red foxes", "blue whales"]))
+    claims = await store.claim_embeddings("e", now=build.clock())
+    one = struct.pack("<f", 1.0)
+    await store.store_embeddings("e", [Embedded(token=claim.token, vectors=[one]) for claim in claims])
+
+    def age(db: Connection) -> None:
+        db.execute("UPDATE recall_state SET analysis = 0")
+        db.execute("UPDATE recall_postings SET term = 'foxes' WHERE term = 'fox'")
+
+    await store._engine.write(age)
+    state = await store.recall_state()
+    assert (state.enabled, state.outdated, state.complete) == (True, True, False)
+    assert (await store.search_messages("ann", RecallQuery(query="whale"))).hits
+    state = await store.enable_recall(build.clock())
+    assert (state.outdated, state.indexed, state.spaces[0].embedded) == (False, 0, 2)
+    assert (await store.backfill_recall()).finished
+    found = await store.search_messages("ann", RecallQuery(query="fox", vector=one, space="e"))
+    assert [hit.message.text for hit in found.hits] == ["red foxes", "blue whales"]
+    assert (await store.recall_state()).complete
+    await store.aclose()
+    other = SQLiteStore(str(tmp_path / "a.db"), read_only=True)
+    assert (await other.enable_recall(build.clock())).complete
+    assert (await other.search_messages("ann", RecallQuery(query="fox"))).hits
+    with pytest.raises(StoreError, match="read-only"):
+        await other.disable_recall()
+    await other.aclose()

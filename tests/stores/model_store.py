@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from threadmark._codec import part_from_dict, part_to_dict
+from threadmark._codec import part_from_dict, part_to_dict, parts_from_json, parts_to_json
 from threadmark._errors import ConflictError, NotFoundError, ValidationError
 from threadmark._ids import check_count, check_filter, check_id, check_metadata, utc
 from threadmark._types import (
@@ -46,6 +46,7 @@ from threadmark.stores.base import (
     TurnWrite,
     Window,
     WorkingMemoryWrite,
+    without_personal,
 )
 from threadmark.testing.conformance import difference
 
@@ -111,6 +112,12 @@ def paged(items: Sequence[T], page: int, per_page: int | None) -> tuple[tuple[T,
     check_count("per_page", per_page)
     found = tuple(items[page * per_page : (page + 1) * per_page])
     return found, bool(found) and (page + 1) * per_page < len(items)
+
+
+def for_another(message: Message) -> Message:
+    """A message as another owner may have it."""
+    kept = without_personal(parts_to_json(message.parts))
+    return message if kept is None else message.replace(parts=parts_from_json(kept))
 
 
 class ModelStore(Store):
@@ -250,6 +257,8 @@ class ModelStore(Store):
             if (to, id_) in t.messages:
                 raise ConflictError(f"message id {id_!r} is taken")
             ids[message.id] = id_
+            if to != owner:
+                message = for_another(message)
             t.messages[to, id_] = message.replace(id=id_, thread_id=request.id, seq=seq, run_id=None)
             t.saved[to, id_] = t.next()
         made = replace(
@@ -321,7 +330,7 @@ class ModelStore(Store):
             t.threads[new_owner, thread_id] = t.threads.pop((owner, thread_id))
             t.numbers[new_owner, thread_id] = t.numbers.pop((owner, thread_id))
             for message in messages:
-                t.messages[new_owner, message.id] = t.messages.pop((owner, message.id))
+                t.messages[new_owner, message.id] = for_another(t.messages.pop((owner, message.id)))
                 t.saved[new_owner, message.id] = t.saved.pop((owner, message.id))
             for run in runs:
                 t.runs[new_owner, run.id] = t.runs.pop((owner, run.id))

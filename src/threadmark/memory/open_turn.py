@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .._errors import ConflictError, ValidationError
+from .._errors import ConfigurationError, ConflictError, ValidationError
 from .._types import Message, Run
 from ..stores.base import (
     LogQuery,
@@ -70,7 +70,7 @@ async def open_turn(
             working_memory=None if settings.working_memory is None else settings.working_memory.scope,
             known_ids=tuple(message.id for message in input),
             run_id=run_id,
-            observations=_log_query(settings, thread.id, clock),
+            observations=_log_query(store, settings, thread.id, clock),
         ),
     )
     answer: tuple[Message, ...] = ()
@@ -160,9 +160,15 @@ async def open_turn(
     )
 
 
-def _log_query(settings: MemorySettings, thread_id: str, clock: Callable[[], datetime]) -> LogQuery | None:
+def _log_query(
+    store: Store, settings: MemorySettings, thread_id: str, clock: Callable[[], datetime]
+) -> LogQuery | None:
     if settings.observational_memory is None or settings.last_messages == 0:
         return None
+    if "observations" not in store.capabilities:
+        raise ConfigurationError(
+            f"{type(store).__name__} keeps no observations: turn off observational_memory"
+        )
     from .observe.view import query_of
 
     return query_of(settings.observational_memory, thread_id, clock())

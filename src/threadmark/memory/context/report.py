@@ -46,9 +46,10 @@ class Block:
 class ContextReport:
     """All blocks of a turn's first model call, in the order in which the model saw them.
 
-    `dropped` are ids of stored messages that the budget left out, `breaks` the reasons why this prompt does
-    not begin like the thread's last one (a moved window, a budget decision, other instructions, ...): empty
-    means that a provider's prefix cache still holds. `counter` names what counted the tokens: a family of
+    `dropped` are ids of stored messages, and of observations ("o41"), that the budget left out,
+    `breaks` the reasons why this prompt does not begin like the thread's last one (a moved window, a budget
+    decision, other instructions, ...): empty means that a provider's prefix cache still holds.
+    `counter` names what counted the tokens: a family of
     tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
     multiplied, as learned from the figures that the provider reported.
     `degraded` says what memory could not do for this turn, such as recall while its embedder is down: the

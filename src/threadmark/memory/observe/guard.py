@@ -43,6 +43,11 @@ _REFUSAL = re.compile(
     r"as an? (?:ai|language model|assistant)\b|i apologi[sz]e)",
     re.IGNORECASE,
 )
+_ASKED = re.compile(
+    r"\b(?:help|assist|comply|fulfil\w*|provide|continue|proceed|process|request\w*|do (?:that|this|so)|"
+    r"language model|an? ai|assistant)\b",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _CLAIMS: frozenset[ObservationKind] = frozenset({"rule", "task", "decision"})
 _LONG_MESSAGE = 2_000  # characters: a longer one is a paste, of which not every number matters
@@ -79,9 +84,12 @@ class Checks:
     redact: Callable[[str], str] | None = None
 
 
-def is_refusal(text: str) -> bool:
-    """Whether `text` begins like a model that will not do what it was asked."""
-    return _REFUSAL.match(text) is not None
+def is_refusal(text: str, *, line: bool = False) -> bool:
+    """Whether `text` begins like a model that will not do what it was asked.
+
+    A `line` must also speak of that: people, too, say what they cannot eat.
+    """
+    return _REFUSAL.match(text) is not None and (not line or _ASKED.search(text[:200]) is not None)
 
 
 def guarded(answer: Answer, transcript: Transcript, checks: Checks) -> Draft:
@@ -91,7 +99,7 @@ def guarded(answer: Answer, transcript: Transcript, checks: Checks) -> Draft:
     shown = _shingles(transcript.shown)
     rows: list[NewObservation] = []
     for line in answer.lines:
-        if is_refusal(line.text):
+        if is_refusal(line.text, line=True):
             draft.refused += 1
         elif _is_about_the_task(line.text, task, shown):
             draft.notes.append("a line about the observer's own task was dropped")

@@ -270,14 +270,14 @@ class ModelObserver:
 
     async def _result(self, batch: ObserverBatch, work: _Work) -> ObserverResult:
         own = self._settings.observation
+        clean = work.checks.redact or str
         hints = None
         if (work.task and own.hints.current_task) or (work.reply and own.hints.suggested_response):
-            clean = work.checks.redact or str
             hints = Hints(
                 current_task=cut(clean(work.task), 1_000) if own.hints.current_task else "",
                 suggested_response=cut(clean(work.reply), 1_000) if own.hints.suggested_response else "",
             )
-        title = one_line(work.title) if own.thread_title else ""
+        title = one_line(clean(work.title)) if own.thread_title else ""
         cited = work.cited()
         return ObserverResult(
             rows=tuple(work.rows),
@@ -294,12 +294,13 @@ class ModelObserver:
 
     async def _extract(self, batch: ObserverBatch, work: _Work) -> Mapping[str, Json]:
         """The values that fit. One that does not, or whose function raises, stays as it was."""
+        clean = work.checks.redact or str
         found: dict[str, Json] = {}
         for item in self._settings.observation.extract:
             if item.slug not in work.values:
                 continue
             try:
-                value = item.read(work.values[item.slug])
+                value = item.read(clean(work.values[item.slug]))
                 found[item.slug] = await item.accept(value, batch.extracted.get(item.slug))
             except Exception as error:
                 work.notes.append(f"the value {item.slug!r} was not taken: {type(error).__name__}")

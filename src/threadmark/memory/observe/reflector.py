@@ -136,7 +136,7 @@ def _problem(line: Line, children: Sequence[Observation]) -> str:
         return "it names no line that is free"
     if len(children) > MOST_CHILDREN:
         return f"it stands for more than {MOST_CHILDREN} lines"
-    if is_refusal(line.text):
+    if is_refusal(line.text, line=True):
         return "it is a refusal"
     if any(child.kind == "rule" for child in children):
         return "rules stay as they are"

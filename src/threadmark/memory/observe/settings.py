@@ -74,7 +74,7 @@ class ContinuationHints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
-    """The `recall` tool by source: `scope` "resource" reaches all threads of the owner, "thread" this one.
+    """The tool `recall_source`: `scope` "resource" reaches all threads of the owner, "thread" this one.
 
     `instructions` are added to what the model is told of the tool.
     """
@@ -252,8 +252,8 @@ class ObservationalMemory:
         share_token_budget: Messages may also use what the log leaves free of both thresholds together; only
             with `buffer_tokens=False`. Default false.
         temporal_markers: Tell the model of pauses of 10 minutes or more between messages; default false.
-        retrieval: The tool `recall`, which gives the exact messages behind an observation: `True`, `False`
-            (default) or `Retrieval(...)`.
+        retrieval: The tool `recall_source`, which gives the exact messages behind an observation: `True`,
+            `False` (default) or `Retrieval(...)`.
         activate_after_idle: Let what was made in the background take over when the thread was idle for so
             long: seconds, a timedelta, "5m", "auto" (the time for which the provider of the agent's model
             keeps a prompt cached) or `False` (default).

@@ -10,14 +10,12 @@ from datetime import tzinfo
 
 from ..._codec import to_json
 from ..._types import ErrorPart, FilePart, Json, Message, TextPart, ToolPart
+from ...recall.text import quotes_memory
 from ...stores.base._observations import Origin
 from ..context.render import HIDDEN_TOOLS, attribute
 from ..tokens import IMAGE_TOKENS, UNKNOWN_FILE_TOKENS, estimate_tokens
 from ._text import protect
 from .dates import day, local
-
-OWN_TOOLS = HIDDEN_TOOLS | {"recall", "recall_source"}
-"""Tools of memory itself: what they give was remembered before, and must not be remembered again."""
 
 TOOL_TOKENS = 5_000
 """Most tokens of a tool's outcome that are shown; of its arguments a fifth of it."""
@@ -86,7 +84,7 @@ def pieces_of(messages: Sequence[Message], view: View) -> Iterator[Piece]:
         for part in message.parts:
             if isinstance(part, TextPart):
                 texts.append(part.text)
-            elif isinstance(part, ToolPart) and part.tool_name not in OWN_TOOLS:
+            elif isinstance(part, ToolPart) and not _is_own(part):
                 tools.append(part)
             elif isinstance(part, FilePart):
                 name = f"{part.name or 'unnamed'}, {part.media_type}"
@@ -192,6 +190,11 @@ def _head(label: str, message: Message, zone: tzinfo) -> str:
         moment = local(message.created_at, zone)
         when = f' at="{day(moment)} {moment.hour:02}:{moment.minute:02}"'
     return f'n="{label}" {who}{when}'
+
+
+def _is_own(part: ToolPart) -> bool:
+    """Whether it is memory's own: what such a call gave was remembered before, and is not to be again."""
+    return part.tool_name in HIDDEN_TOOLS or quotes_memory(part)
 
 
 def _tool(part: ToolPart) -> str:

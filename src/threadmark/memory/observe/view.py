@@ -20,7 +20,6 @@ from ..._types import Json, Message
 from ...stores.base import Activation, Hints, LogQuery, Observation, ObservationState
 from ..background import Background, MemoryEvent
 from ..context.render import present
-from ..tokens import message_tokens
 from ._types import ObservingError, RenderedLog, Roles
 from .plan import (
     Activate,
@@ -37,7 +36,7 @@ from .plan import (
 )
 from .render import INSTRUCTIONS, gap_marker, render_log, row_tokens
 from .settings import ObservationalMemory
-from .work import LOADED, PROFILE, Place, Worker, activate, demote, snapshot_of
+from .work import LOADED, PROFILE, Place, Worker, activate, demote, size_of, snapshot_of
 
 if TYPE_CHECKING:
     from ...models import Model
@@ -142,7 +141,7 @@ class ObservedThread:
         return await self.prepare("overflow", model, growing, target=growing + raw // 2)
 
     def _growing(self, input: Sequence[Message], answer: Message | None) -> int:
-        count = self._count or message_tokens
+        count = self._count or size_of
         known = {message.id for message in self.state.raw}
         return sum(
             count(message)
@@ -192,7 +191,7 @@ class ObservedThread:
             await self._read()
 
     def _snapshot(self) -> Snapshot:
-        count = self._count or message_tokens
+        count = self._count or size_of
         return snapshot_of(self.state, last_at=self._last_at, tokens=count)
 
     async def _activate(self, action: Activate | ActivateSummaries) -> bool:
@@ -415,7 +414,25 @@ class ObservedThread:
     # -- after the turn ------------------------------------------------------------------------------
 
     def follow(self, stored: Sequence[Message], model: Model | None) -> bool:
-        """Begin what is due after the turn stored these messages. Whether something was."""
+        """Begin what is due after the turn stored these messages. Whether something was.
+
+        The turn is stored: whatever goes wrong here is told, and fails nothing.
+        """
+        try:
+            return self._follow(stored, model)
+        except Exception as error:
+            log.warning("nothing is observed in thread %r: %s", self._place.thread_id, error)
+            self._place.tell(
+                MemoryEvent(
+                    name="data-om-failed",
+                    resource_id=self._place.resource_id,
+                    thread_id=self._place.thread_id,
+                    error=str(error) if isinstance(error, ThreadmarkError) else type(error).__name__,
+                )
+            )
+            return False
+
+    def _follow(self, stored: Sequence[Message], model: Model | None) -> bool:
         there = {message.id for message in stored}
         known = [message for message in self.state.raw if message.id not in there]
         raw = sorted([*known, *stored], key=lambda message: message.seq or 0)

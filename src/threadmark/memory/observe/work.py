@@ -35,7 +35,7 @@ from ...stores.base import (
     message_digest,
 )
 from ..background import MemoryEvent
-from ..tokens import message_tokens
+from ..tokens import estimate_tokens, message_tokens
 from ._types import ObserverBatch, ObserverResult, ObservingError, ReflectorBatch, Roles
 from .check import checked_rows, checked_summaries, covers_something, demotion_of
 from .plan import Action, Demote, Moment, Observe, Phase, Raw, Reflect, Snapshot, plan
@@ -76,11 +76,31 @@ class Place:
     thread_id: str
 
 
+_counts: dict[tuple[int, int], int] = {}
+_MOST_COUNTS = 16_384
+
+
+def _count(text: str) -> int:
+    """The size of a text, which comes again with every turn. No text is kept for that."""
+    key = (hash(text), len(text))
+    found = _counts.get(key)
+    if found is None:
+        if len(_counts) >= _MOST_COUNTS:
+            _counts.clear()
+        found = _counts[key] = estimate_tokens(text)
+    return found
+
+
+def size_of(message: Message) -> int:
+    """The estimated size of a message, as `message_tokens` has it."""
+    return message_tokens(message, _count)
+
+
 def snapshot_of(
     state: ObservationState,
     *,
     last_at: datetime | None = None,
-    tokens: Callable[[Message], int] = message_tokens,
+    tokens: Callable[[Message], int] = size_of,
 ) -> Snapshot:
     """What planning needs of a state; `last_at` is the thread's last activity, if it is known better."""
     raw = tuple(

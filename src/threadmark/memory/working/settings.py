@@ -75,6 +75,30 @@ class WorkingMemory:
             )
         if self.participants and self.schema is not None:
             raise ConfigurationError("participants are kept in a template, not in a schema")
+        if self.schema is not None:
+            self._check_schema()
+
+    def _check_schema(self) -> None:
+        """Refuse at once what could only fail when something is written, and then to the model."""
+        if isinstance(self.schema, Mapping):
+            try:
+                import jsonschema
+            except ImportError:
+                raise ConfigurationError(
+                    "a JSON schema for working memory needs `pip install 'threadmark[schema]'`"
+                ) from None
+            try:
+                jsonschema.Draft202012Validator.check_schema(dict(self.schema))
+            except jsonschema.SchemaError as error:
+                raise ConfigurationError(f"not a JSON schema: {error.message[:500]}") from None
+        try:
+            kind = self.json_schema.get("type", "object")
+        except Exception as error:  # whatever Pydantic says of it
+            raise ConfigurationError(
+                f"no schema of working memory can be made of {self.schema!r}: {str(error)[:500]}"
+            ) from None
+        if kind != "object":
+            raise ConfigurationError(f"the schema of working memory must be of an object, not of {kind!r}")
 
     @property
     def keeps_participants(self) -> bool:
@@ -165,12 +189,8 @@ class WorkingMemory:
     def _check(self, value: dict[str, Json]) -> None:
         """Refuse what does not fit. A field that has no value yet is not an error: memory grows."""
         if isinstance(self.schema, Mapping):
-            try:
-                import jsonschema
-            except ImportError:
-                raise ConfigurationError(
-                    "a JSON schema for working memory needs `pip install 'threadmark[schema]'`"
-                ) from None
+            import jsonschema
+
             problems = sorted(
                 jsonschema.Draft202012Validator(_without_required(self.json_schema)).iter_errors(value),
                 key=str,

@@ -61,6 +61,11 @@ class RecallFilter:
     def __post_init__(self) -> None:
         check_filter(self.metadata)
         check_filter(self.thread_metadata)
+        for name in ("thread_ids", "roles", "exclude_ids"):
+            if isinstance(getattr(self, name), str):
+                raise ValidationError(f"{name} is a tuple of strings, not one string")
+        for seq in self.exclude_from.values():
+            check_count("exclude_from", seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,8 @@ class RecallQuery:
             check_count(name, getattr(self, name))
         if self.limit + self.offset > MAX_RECALL:
             raise ValidationError(f"limit and offset are {MAX_RECALL} at most together")
+        if not isinstance(self.query, str) and not hasattr(self.query, "terms"):
+            raise ValidationError(f"query is text or a Query, not {type(self.query).__name__}")
         if (self.vector is None) != (self.space is None):
             raise ValidationError("a vector needs the name of its space, and a space a vector")
         if self.vector is None and not self.lexical:
@@ -139,6 +146,8 @@ class MatchQuery:
     per_page: int = 50
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ValidationError(f"text must be a string, not {type(self.text).__name__}")
         check_paging(self.page, self.per_page)
         if self.order not in ("asc", "desc"):
             raise ValidationError(f"order must be 'asc' or 'desc', not {self.order!r}")
@@ -180,7 +189,8 @@ class SpaceState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallState:
-    """The index as a whole: `indexed` of the database's `messages`. `bytes` is the room that it takes.
+    """The index as a whole: `indexed` of the database's `messages`. `bytes` is the room that it takes, if
+    known.
 
     `outdated`: it was made by another version of the text analysis, and `enable_recall` begins it anew.
     """
@@ -316,7 +326,8 @@ class RecallStore:
         """Put claimed messages back until `retry_at`, one attempt later. Returns how many claims still held.
 
         `error` says what happened, without any of the messages' text. With an empty `error` the attempt does
-        not count: the claim is only given back.
+        not count: the claim is only given back. `retry_at` may be half a day ahead at most: what is due
+        more than a day from now counts as put off by a clock that has been set back since, and is due.
         """
         raise _unsupported(self)
 

@@ -25,6 +25,14 @@ def wrote(db: Connection, owner: str, messages: Iterable[tuple[int, Message]], n
         _recall_keep.wrote(db, owner, messages, now)
 
 
+def reworded(db: Connection, owner: str, keys: Sequence[int], now: datetime) -> None:
+    """Messages that are indexed, or were copied with their vectors, have another text."""
+    if keys and is_on(db):
+        from . import _recall_keep
+
+        _recall_keep.wrote(db, owner, _recall_keep.stored(db, keys).items(), now)
+
+
 def removed(db: Connection, owner: str, keys: Sequence[int]) -> dict[str, int]:
     """Messages were deleted. Returns how much of the index went, by table."""
     if not is_on(db):

@@ -5,6 +5,7 @@ The writing functions of the other modules come here by way of `_recall`, inside
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -98,7 +99,7 @@ def cloned(db: Connection, owner: str, new_owner: str, keys: Mapping[int, int], 
     if not keys:
         return
     owner_no, to = index.find_owner(db, owner), index.make_owner(db, new_owner)
-    index.add_messages(db, to, _rows(_stored(db, min(keys.values()), max(keys.values()))))
+    index.add_messages(db, to, _rows(_between(db, min(keys.values()), max(keys.values()))))
     at = utc("now", now).timestamp()
     for (number,) in db.execute("SELECT space_no FROM recall_spaces"):
         have = set() if owner_no is None else vectors.copy_vectors(db, owner_no, to, number, keys)
@@ -113,14 +114,23 @@ def transferred(db: Connection, owner: str, new_owner: str, number: int) -> None
         index.remove_messages(db, owner_no, index.keys_between(db, owner_no, *span))
         vectors.move_vectors(db, owner_no, to, *span)
         _forget_idle(db, owner_no)
-    index.add_messages(db, to, _rows(_stored(db, *span)))
+    index.add_messages(db, to, _rows(_between(db, *span)))
 
 
 def _rows(messages: Mapping[int, Message]) -> list[Row]:
     return [Row(key, searchable(message), record(message)) for key, message in messages.items()]
 
 
-def _stored(db: Connection, first: int, last: int) -> dict[int, Message]:
+def stored(db: Connection, keys: Sequence[int]) -> dict[int, Message]:
+    """The messages of some keys."""
+    rows = db.execute(
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(keys)),),
+    )
+    return {row[0]: message_from_row(row) for row in rows}
+
+
+def _between(db: Connection, first: int, last: int) -> dict[int, Message]:
     rows = db.execute(f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key BETWEEN ? AND ?", (first, last))
     return {row[0]: message_from_row(row) for row in rows}
 
@@ -209,6 +219,8 @@ def _messages(db: Connection) -> int:
     return int(db.execute("SELECT coalesce(sum(message_count), 0) FROM threads")[0][0])
 
 
-def _bytes(db: Connection) -> int:
-    """The pages of the index's tables."""
+def _bytes(db: Connection) -> int | None:
+    """The pages of the index's tables; `None` where SQLite was built without the table that tells."""
+    if not db.execute("SELECT 1 FROM pragma_module_list WHERE name = 'dbstat'"):
+        return None
     return int(db.execute("SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name GLOB '*recall_*'")[0][0])

@@ -161,7 +161,6 @@ def scope_of(db: Connection, owner: str, wanted: RecallFilter) -> Scope | None:
     } if wanted.exclude_ids else set[int]()  # fmt: skip
     ends: dict[int, int] = {}
     for id_, seq in wanted.exclude_from.items():
-        check_count("exclude_from", seq)
         for (number,) in db.execute(
             "SELECT number FROM threads WHERE resource_id = ? AND id = ?", (owner, check_id("thread", id_))
         ):

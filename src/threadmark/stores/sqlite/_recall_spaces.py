@@ -113,6 +113,8 @@ def dequeue(db: Connection, keys: Sequence[int]) -> None:
 def claim(db: Connection, space: str, limit: int, now: datetime, lease: float) -> list[Claim]:
     number, _ = need(db, space)
     at = utc("now", now).timestamp()
+    if not 0 < lease <= DAY / 2:
+        raise ValidationError(f"lease must be seconds above 0, and half a day at most, not {lease!r}")
     due = _due(db, number, limit, at)
     while len(due) < limit and _hand_out(db, number, max(limit, 256), at):
         due = _due(db, number, limit, at)

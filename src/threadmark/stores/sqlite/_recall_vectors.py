@@ -244,7 +244,7 @@ class VectorSource(SqlSource):
         first, step = 0, wanted + wanted // 4  # most filters let most through
         while first < len(order) and len(found) < wanted:
             found += scope.admit(dict.fromkeys(keys[order[first : first + step]].tolist()))
-            first, step = first + step, 4 * wanted
+            first, step = first + step, 2 * step
         return list(dict.fromkeys(found))[:wanted]
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:

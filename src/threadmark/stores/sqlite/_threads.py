@@ -195,13 +195,15 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     keys: dict[int, int] = {}
     rows = []
     seqs = []
+    reworded = []
     for seq, row in enumerate(_rows_to_copy(db, source_row[0], request), start=1):
         ids[row[3]] = new_id = check_id("message", request.new_id())
         keys[row[0]] = first_key(number) + seq
         seqs.append(row[2])
         fields = list(row[4:10])
-        if to != owner:
-            fields[4] = without_personal(fields[4]) or fields[4]
+        if to != owner and (kept := without_personal(fields[4])) is not None:
+            fields[4] = kept
+            reworded.append(first_key(number) + seq)
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *fields, row[11]))
     taken = db.execute(
         "SELECT 1 FROM messages WHERE resource_id = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1",
@@ -215,6 +217,7 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         rows,
     )
     _recall.cloned(db, owner, to, keys, request.now)
+    _recall.reworded(db, to, reworded, request.now)
     db.execute(
         "UPDATE threads SET message_count = ?, last_seq = ?, source_number = ?, source_thread_id = ?, "
         "source_message_id = ?, cloned_at = ? WHERE number = ?",
@@ -303,10 +306,13 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
         (new_owner, later(row, now), number),
     )
     db.execute("UPDATE messages SET resource_id = ? WHERE key BETWEEN ? AND ?", (new_owner, *span))
+    reworded = []
     for key, parts in db.execute("SELECT key, parts FROM messages WHERE key BETWEEN ? AND ?", span):
         if (kept := without_personal(parts)) is not None:
             db.execute("UPDATE messages SET parts = ? WHERE key = ?", (kept, key))
+            reworded.append(key)
     _recall.transferred(db, owner, new_owner, number)
+    _recall.reworded(db, new_owner, reworded, now)
     for table in ("runs", "working_memory"):
         db.execute(
             f"UPDATE {table} SET resource_id = ? WHERE resource_id = ? AND thread_number = ?",

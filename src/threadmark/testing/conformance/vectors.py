@@ -7,7 +7,7 @@ import struct
 from datetime import timedelta
 
 from ..._errors import ConfigurationError, ValidationError
-from ..._types import TextPart
+from ..._types import TextPart, ToolPart
 from ...stores.base import Embedded, SpaceState, Store
 from ._expect import holds, refuses, same
 from ._harness import Harness
@@ -270,6 +270,26 @@ async def in_step(h: Harness) -> None:
         same([], await nearest(store, owner, "apple 0"), "gone")
     state = await state_of(store)
     same((0, 0, True), (state.embedded, state.waiting, state.complete), "nothing is left")
+
+
+@behaviour("vectors: of what is given to another owner only what they may have is indexed", needs="recall")
+async def personal(h: Harness) -> None:
+    store = await recalling(h, space=True)
+    noted = ToolPart(
+        tool_call_id="c", tool_name="update_working_memory", args={"note": "pangolin"}, state="result"
+    )
+    said = [h.message(role="assistant", parts=[TextPart("noted"), noted]), h.message("thanks")]
+    await store.write_turn("ann", h.turn("t1", said))
+    await drained(store, h.clock)
+    await store.clone_thread("ann", "t1", h.clone("t2", owner="bob"))
+    await store.transfer_thread("ann", "t1", "cem", h.clock())
+    same(2, (await state_of(store)).waiting, "messages that lost some text wait for vectors of the rest")
+    for owner in ("bob", "cem"):
+        found = await answer(store, owner, "pangolin", vector=vector("x"), space=SPACE)
+        same([], [hit.message.id for hit in found.hits if hit.why.terms], "what was noted is not found")
+        same((2, 1), (found.indexed, found.embedded), "nor is it in a vector")
+    await drained(store, h.clock)
+    await like_new(store, h.clock, space=True)
 
 
 @behaviour("vectors: others' vectors change no result, no score and no order", needs="recall")
