@@ -27,12 +27,15 @@ PUBLIC = """
     ConfigurationError
     ConflictError
     ContextReport
+    ContinuationHints
     DataPart
     ErasureReceipt
     ErrorPart
     Event
+    Extractor
     FilePart
     GenerateTitle
+    HookContext
     Hooks
     IndexProgress
     Memory
@@ -42,9 +45,13 @@ PUBLIC = """
     MessageChange
     MessagePage
     Model
+    ModelByInputTokens
     ModelError
     NotFoundError
-    Observation ObservationSettings ObservationalMemory ReflectionSettings Extractor ModelByInputTokens
+    Observation
+    ObservationHooks
+    ObservationSettings
+    ObservationalMemory
     Output
     OutputError
     OwnershipError
@@ -56,7 +63,9 @@ PUBLIC = """
     RecallResult
     RecallState
     Recalled
+    ReflectionSettings
     RequestContext
+    Retrieval
     Run
     RunPage
     SQLiteStore

@@ -75,11 +75,14 @@ if TYPE_CHECKING:
     from .memory.context import Block, ContextReport
     from .memory.memory import Memory
     from .memory.observe.extract import Extractor
+    from .memory.observe.hooks import HookContext, ObservationHooks
     from .memory.observe.settings import (
+        ContinuationHints,
         ModelByInputTokens,
         ObservationalMemory,
         ObservationSettings,
         ReflectionSettings,
+        Retrieval,
     )
     from .memory.options import MemoryOptions
     from .memory.recall import Recalled, RecallReason, RecallResult, SemanticRecall
@@ -113,8 +116,10 @@ _HOMES = {
     ".models.base": ("Model",),
     ".memory.memory": ("Memory",),
     ".memory.observe.extract": ("Extractor",),
+    ".memory.observe.hooks": ("HookContext", "ObservationHooks"),
     ".memory.observe.settings": (
-        "ModelByInputTokens", "ObservationSettings", "ObservationalMemory", "ReflectionSettings",
+        "ContinuationHints", "ModelByInputTokens", "ObservationSettings", "ObservationalMemory",
+        "ReflectionSettings", "Retrieval",
     ),
     ".memory.options": ("MemoryOptions",),
     ".memory.background": ("MemoryEvent",),
@@ -157,6 +162,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "ContextReport",
+    "ContinuationHints",
     "DataPart",
     "ErasureReceipt",
     "ErrorPart",
@@ -164,6 +170,7 @@ __all__ = [
     "Extractor",
     "FilePart",
     "GenerateTitle",
+    "HookContext",
     "Hooks",
     "IndexProgress",
     "Memory",
@@ -177,6 +184,7 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "Observation",
+    "ObservationHooks",
     "ObservationSettings",
     "ObservationalMemory",
     "Output",
@@ -192,6 +200,7 @@ __all__ = [
     "Recalled",
     "ReflectionSettings",
     "RequestContext",
+    "Retrieval",
     "Run",
     "RunPage",
     "SQLiteStore",

@@ -21,7 +21,7 @@ from threadmark import (
 )
 from threadmark.agents.network import CheckInput, CheckResult
 from threadmark.models import ModelRequest
-from threadmark.testing import ScriptedModel
+from threadmark.testing import ScriptedModel, ToolCall
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +136,69 @@ async def test_a_workflow_is_chosen() -> None:
     ]
     assert result.steps[0].primitive_type == "workflow"
     assert "## workflow 'double'\nDouble a number." in model.requests[0].instructions
+
+
+async def test_an_agent_is_chosen() -> None:
+    """It has a thread of its own, is shown the conversation, and its events come as the network's."""
+    memory = Memory("sqlite://")
+    expert = ScriptedModel(["Rome is old."])
+    model = ScriptedModel([route("expert", "Tell of Rome", "agent"), done("Rome is old, says the expert.")])
+    agents = [Agent("expert", model=expert, description="Knows cities.")]
+    agent = Agent("router", model=model, memory=memory, agents=agents)
+    result, events = await run(agent, "What of Rome?")
+    assert result.text == "Rome is old, says the expert."
+    assert "## agent 'expert'\nKnows cities." in model.requests[0].instructions
+    assert shape([event for event in events if event.source == "agent"]) == snapshot(
+        [
+            "agent-execution-start",
+            "agent-execution-event-start",
+            "agent-execution-event-step-start",
+            "agent-execution-event-text-start",
+            "agent-execution-event-text-delta",
+            "agent-execution-event-text-end",
+            "agent-execution-event-step-finish",
+            "agent-execution-event-finish",
+            "agent-execution-end",
+        ]
+    )
+    assert [message.text for message in expert.requests[0].messages] == ["What of Rome?", "Tell of Rome"]
+    assert result.usage.requests == 3
+    assert await stored(agent) == [("user", "What of Rome?"), ("assistant", "Rome is old, says the expert.")]
+    (thread,) = await memory.resource("ana-expert").threads.list()
+    assert thread.message_count == 2
+
+
+async def test_an_agent_without_a_model_has_the_routers_and_does_not_route() -> None:
+    model = ScriptedModel([route("expert", "Tell of Rome", "agent"), "Rome is old.", done("Old.")])
+    agent = Agent("router", model=model, memory=Memory("sqlite://"), agents=[Agent("expert")])
+    result, _ = await run(agent)
+    assert result.text == "Old."
+    assert model.requests[1].output is None
+
+
+async def test_a_call_inside_of_an_agent_waits_for_approval() -> None:
+    deleted: list[str] = []
+
+    @tool(requires_approval=True)
+    async def delete(path: str) -> str:
+        """Delete a file."""
+        deleted.append(path)
+        return f"{path} is gone"
+
+    worker = ScriptedModel([ToolCall("delete", {"path": "a.txt"}), "I deleted it."])
+    model = ScriptedModel([route("worker", "Delete a.txt", "agent"), done("It is deleted.")])
+    agents = [Agent("worker", model=worker, tools=[delete])]
+    agent = Agent("router", model=model, memory=Memory("sqlite://"), agents=agents)
+    first, events = await run(agent)
+    assert first.status == "suspended"
+    asked = next(event.payload for event in events if event.type == "agent-execution-approval")
+    assert (asked["primitive_id"], asked["tool_name"], asked["path"]) == ("worker", "delete", ["worker"])
+    async with agent.approve_network_tool_call(run_id=first.run_id, resource="ana") as stream:
+        kinds = [event.type async for event in stream]
+    assert deleted == ["a.txt"]
+    assert (await stream.result()).text == "It is deleted."
+    assert kinds[-1] == "network-execution-event-finish"
+    assert "agent-execution-end" in kinds
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

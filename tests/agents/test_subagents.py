@@ -18,6 +18,7 @@ from threadmark import (
     Speaker,
     ToolContext,
     ToolPart,
+    ValidationError,
     tool,
 )
 from threadmark.agents import (
@@ -177,6 +178,7 @@ async def test_events(memory: Memory) -> None:
             "  agent-research: text-delta",
             "  agent-research: text-end",
             "  agent-research: step-finish",
+            "  agent-research: finish",
             "tool-result",
             "step-finish",
             "step-start",
@@ -429,6 +431,34 @@ async def test_a_lead_that_lost_its_process_goes_on(memory: Memory) -> None:
     await research.approve(child.id, "inner-1", resource="ana-research", memory=memory)
     result = await agent.resume(paused.run_id, resource="ana")
     assert (result.text, result.tool_calls[0].output, shredder.done) == ("All done.", "Gone.", [("a", None)])
+
+
+async def test_cancelling_a_lead_that_waits(memory: Memory) -> None:
+    """The sub-agent's run is cancelled with the lead's, and its call can be approved no more."""
+    shredder = Shredder()
+    agent = team(memory, scripted(SHRED, "Gone."), of_child={"tools": shredder.tools})
+    paused = await go(agent)
+    (child,) = await memory.resource("ana-research").runs()
+    await agent.runs.cancel(paused.run_id, resource="ana")
+    for owner in ("ana", "ana-research"):
+        (run,) = await memory.resource(owner).runs()
+        assert run.status == "aborted"
+    with pytest.raises(ApprovalError):
+        await agent._team.agents["research"].approve(
+            child.id, "inner-1", resource="ana-research", memory=memory
+        )
+    assert shredder.done == []
+
+
+async def test_edited_below(memory: Memory) -> None:
+    """Arguments of a sub-agent's call can be edited from the top; what does not fit leaves it pending."""
+    shredder = Shredder()
+    agent = team(memory, scripted(SHRED, "Gone."), of_child={"tools": shredder.tools})
+    paused = await go(agent)
+    with pytest.raises(ValidationError):
+        await agent.approve(paused.run_id, paused.pending[0], args={"what": 1}, resource="ana")
+    result = await agent.approve(paused.run_id, paused.pending[0], args={"what": "b"}, resource="ana")
+    assert (result.text, shredder.done) == ("All done.", [("b", None)])
 
 
 async def test_a_sub_agent_cannot_wait_without_storage(memory: Memory) -> None:

@@ -11,7 +11,7 @@ from threadmark import DataPart, FilePart, Message, ModelError, Speaker, StepPar
 from threadmark._types import Part
 from threadmark.memory.observe._types import ObserverResult, ObservingError
 from threadmark.memory.observe.extract import Extractor
-from threadmark.memory.observe.hooks import Hooks
+from threadmark.memory.observe.hooks import ObservationHooks
 from threadmark.memory.observe.settings import ContinuationHints, ModelByInputTokens, ObservationSettings
 from threadmark.models.base import ModelResponse
 from threadmark.stores.base import Hints
@@ -598,7 +598,7 @@ async def test_hooks() -> None:
         seen.append(("end", context.rows, context.usage.requests, context.error))
         raise RuntimeError("logged, and nothing else")
 
-    hooks = Hooks(
+    hooks = ObservationHooks(
         on_observation_start=start,
         on_observation_end=end,
         before_observation=lambda messages: [item for item in messages if "secret" not in item.text],
@@ -610,7 +610,9 @@ async def test_hooks() -> None:
     assert [item.text for item in result.rows] == ["Ana is here."]
     assert set(result.nothing) == {"a2", "a3"}
     assert seen == [("start", "job"), ("end", 1, 1, None)]
-    made, _ = observer("", "", hooks=Hooks(on_observation_end=lambda context: seen.append(context.error)))
+    made, _ = observer(
+        "", "", hooks=ObservationHooks(on_observation_end=lambda context: seen.append(context.error))
+    )
     with pytest.raises(ObservingError):
         await made.observe(batch("I am Ana, I am here."))
     assert seen[-1] == "ObservingError"
@@ -618,7 +620,7 @@ async def test_hooks() -> None:
     def broken(messages: Any) -> Any:
         raise RuntimeError("x")
 
-    made, model = observer("NOTHING m1", hooks=Hooks(before_observation=broken))
+    made, model = observer("NOTHING m1", hooks=ObservationHooks(before_observation=broken))
     with pytest.raises(ObservingError, match="before_observation raised RuntimeError"):
         await made.observe(batch("Hello."))
     assert not model.requests

@@ -9,7 +9,7 @@ import pytest
 
 from threadmark import TextPart
 from threadmark.memory.observe._types import ObservingError
-from threadmark.memory.observe.hooks import Hooks
+from threadmark.memory.observe.hooks import ObservationHooks
 from threadmark.memory.observe.reflector import lost_from
 from threadmark.memory.observe.settings import ReflectionSettings
 from threadmark.models.base import ModelRequest, ModelResponse
@@ -126,8 +126,8 @@ async def test_hostile_rows() -> None:
 
 
 async def test_hooks_and_instructions() -> None:
-    """Hooks choose what is condensed and stored; instructions are added."""
-    hooks = Hooks(
+    """ObservationHooks choose what is condensed and stored; instructions are added."""
+    hooks = ObservationHooks(
         before_reflection=lambda rows: [item for item in rows if item.id != "o3"],
         after_reflection=lambda rows: rows[:1],
     )

@@ -9,7 +9,7 @@ import pytest
 
 from threadmark import ConfigurationError
 from threadmark.memory.observe.extract import Extractor
-from threadmark.memory.observe.hooks import Hooks
+from threadmark.memory.observe.hooks import ObservationHooks
 from threadmark.memory.observe.settings import (
     ContinuationHints,
     ModelByInputTokens,
@@ -197,4 +197,4 @@ def test_hooks_by_name() -> None:
     """A mapping of hooks is accepted."""
     hook = print
     settings = ObservationalMemory(hooks={"on_observation_end": hook})  # type: ignore[arg-type]
-    assert settings.hooks == Hooks(on_observation_end=hook)
+    assert settings.hooks == ObservationHooks(on_observation_end=hook)

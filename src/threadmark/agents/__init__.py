@@ -3,7 +3,7 @@
 from .agent import Agent
 from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
-from .hooks import Hooks, SkipTool, StepChanges, StepContext, ToolEnd
+from .hooks import Hooks, SkipTool, StepChanges, StepContext, StepEnd, StepVerdict, ToolEnd
 from .options import CallOptions
 from .output import Output
 from .pending import PendingCall, SuspendedRun, SuspendedRunPage
@@ -33,6 +33,8 @@ __all__ = [
     "Step",
     "StepChanges",
     "StepContext",
+    "StepEnd",
+    "StepVerdict",
     "StreamEvent",
     "SuspendedRun",
     "SuspendedRunPage",

@@ -10,12 +10,14 @@ from .._codec import time_to_text
 from .._errors import ConfigurationError, NotFoundError
 from .._types import Part, Run, ToolPart, Usage
 from ..memory.runs import is_waiting
+from ..models.base import Model
 from .delegating import Delegating, folded, wrapped
 from .delegation import DelegationStart
 from .pending import PendingCall, pending_calls
 from .request_context import RequestContext
 from .result import AgentResult
 from .state import RunState
+from .stream import last_event
 from .tools import ToolContext, ToolFailure
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ async def decide_below(
     entries = {} if given is None else {name: given[name] for name in given}
     inner = replace(target, path=target.path[1:], via=target.via[1:])
     emit = wrapped(state.emit, _context(state, call))
-    await decide(
+    result = await decide(
         agent,
         run_id,
         replace(decision, targets=(inner,)),
@@ -77,10 +79,19 @@ async def decide_below(
             "resource": call.pause["resource"],
             "request_context": RequestContext(speaker=speaker, **entries),
             "memory": source,
-            "model": None if agent._model is not None else state.plan.model,
+            "model": None if agent._model is not None else _model_below(state),
         },
         emit,
     )
+    if emit is not None:
+        emit(last_event(run_id, result))
+
+
+def _model_below(state: RunState) -> Model:
+    """The model of sub-agents that have none."""
+    delegating = state.plan.delegating
+    model: Model = state.plan.model if delegating is None else delegating.model
+    return model
 
 
 async def fold(state: RunState, known: dict[str, Folded]) -> list[Part]:
@@ -151,9 +162,11 @@ async def _go_on(state: RunState, call: ToolPart, agent: Agent, source: TurnSour
 
     owner = str((call.pause or {})["resource"])
     emit = wrapped(state.emit, _context(state, call))
-    model = None if agent._model is not None else state.plan.model
+    model = None if agent._model is not None else _model_below(state)
     options = {"resource": owner, "memory": source, "model": model}
-    await decide(agent, run.id, Decision(kind="answer"), options, emit)
+    result = await decide(agent, run.id, Decision(kind="answer"), options, emit)
+    if emit is not None:
+        emit(last_event(run.id, result))
     found = await source.open_runs.get(owner, run.id)
     assert found is not None
     return found

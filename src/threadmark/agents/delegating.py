@@ -18,10 +18,11 @@ from .._ids import new_id
 from .._types import FilePart, Json, Message, Part, TextPart, ToolPart, Usage
 from ..memory.context.render import escape
 from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
-from .events import Emit, Event, ToolOutputEvent
+from .events import Emit, ErrorEvent, Event, ToolOutputEvent
 from .options import Call, TurnSource, check_call
 from .request_context import RequestContext
 from .result import AgentResult
+from .stream import last_event
 from .tools import InvalidArgumentsError, SuspendSignal, Tool, ToolContext, ToolFailure, tool_name
 
 if TYPE_CHECKING:
@@ -120,7 +121,11 @@ class Delegating:
         emit = wrapped(state.live, context)
         try:
             result = await agent._answer(call, emit)
+            if emit is not None:
+                emit(last_event(result.run_id, result))
         except Exception as error:
+            if emit is not None:
+                emit(ErrorEvent(run_id=call.run_id, name=type(error).__name__, message=str(error)))
             raise await self.failure(start, agent, error) from error
         return await self.finish(start, result)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import ConfigurationError
 from .._ids import check_metadata
 from .._sync import in_thread
-from .._types import Json, Message, ToolPart, Usage
+from .._types import Json, Message, TextPart, ToolPart, Usage
 from .tools import ToolContext, ToolSet
 
 if TYPE_CHECKING:
@@ -81,12 +81,42 @@ class ToolEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnd:
+    """What `after_step` learns of a step: its `text` and `tool_calls` with their outcomes, whether the run
+    ends with it, and the usage of the run so far."""
+
+    run_id: str
+    agent: str
+    step: int
+    max_steps: int
+    text: str
+    tool_calls: tuple[ToolPart, ...]
+    is_final: bool
+    finish_reason: str
+    usage: Usage
+    resource_id: str | None
+    thread_id: str | None
+    request_context: RequestContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepVerdict:
+    """What `after_step` wants: to `stop` the run here, or to have the model go on with `feedback`, which is
+    in its very next prompt and nowhere else. A run goes on to `max_steps` at most."""
+
+    stop: bool = False
+    feedback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
     """An application's hooks, of an agent or of a call (which then take the place of the agent's).
 
     Args:
         prepare_step: Called with a `StepContext` before each model call; may return `StepChanges`. Later
             steps start from the call's own choices. What it raises fails the run.
+        after_step: Called with a `StepEnd` after each model call and its tools; may return a `StepVerdict`.
+            What it raises fails the run.
         before_tool: Called with the `ToolContext` and the arguments before a tool runs; may return
             `SkipTool(output)`. What it raises is the call's error, and the tool is not called.
         after_tool: Called with the `ToolContext` and a `ToolEnd` after each call that `before_tool` saw. What
@@ -96,11 +126,12 @@ class Hooks:
     """
 
     prepare_step: Callable[[StepContext], StepChanges | Awaitable[StepChanges | None] | None] | None = None
+    after_step: Callable[[StepEnd], StepVerdict | Awaitable[StepVerdict | None] | None] | None = None
     before_tool: Callable[[ToolContext, dict[str, Json]], Any] | None = None
     after_tool: Callable[[ToolContext, ToolEnd], Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prepare_step", "before_tool", "after_tool"):
+        for name in ("prepare_step", "after_step", "before_tool", "after_tool"):
             hook = getattr(self, name)
             if hook is not None and not callable(hook):
                 raise ConfigurationError(f"{name} must be a function, not {type(hook).__name__}")
@@ -173,6 +204,37 @@ def _chosen(tools: ToolSet, names: Sequence[str]) -> ToolSet:
         raise ConfigurationError(f"prepare_step chose tools that there are not: {unknown!r}")
     kept = {name: tool for name, tool in tools.tools.items() if name in names}
     return ToolSet(kept, tuple([tool.definition for tool in kept.values()]))
+
+
+# -- after a step ------------------------------------------------------------------------------------
+
+
+async def judge_step(state: RunState, first: int, reason: str, *, final: bool) -> StepVerdict | None:
+    """What `after_step` makes of the step whose parts begin at `first`."""
+    plan, hooks = state.plan, state.plan.hooks
+    if hooks is None or hooks.after_step is None:
+        return None
+    parts = state.parts[first:]
+    end = StepEnd(
+        run_id=plan.run_id,
+        agent=plan.agent,
+        step=state.step,
+        max_steps=plan.max_steps,
+        text="".join([part.text for part in parts if isinstance(part, TextPart)]),
+        tool_calls=tuple([part for part in parts if isinstance(part, ToolPart)]),
+        is_final=final,
+        finish_reason=reason,
+        usage=state.usage,
+        resource_id=None if state.turn is None else state.turn.resource_id,
+        thread_id=None if state.turn is None else state.turn.thread_id,
+        request_context=plan.request_context,
+    )
+    verdict = await _call(hooks.after_step, end)
+    if verdict is not None and not isinstance(verdict, StepVerdict):
+        raise ConfigurationError(
+            f"after_step returned a {type(verdict).__name__}, not StepVerdict(...) or None"
+        )
+    return verdict
 
 
 # -- around a tool -----------------------------------------------------------------------------------

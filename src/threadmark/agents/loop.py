@@ -21,7 +21,7 @@ from .answering import AskAgainError
 from .asking import ask, tell_parts
 from .ending import commit, make_result, retract, suspend, wind_up, withhold
 from .events import StartEvent, StepFinishEvent, StepStartEvent
-from .hooks import prepare
+from .hooks import judge_step, prepare
 from .leases import stop_heartbeat
 from .memory_events import tell_status, telling
 from .opening import accept, go_on, reopen
@@ -177,9 +177,9 @@ async def _finish_step(state: RunState) -> bool:
     mark = max(index for index, part in enumerate(state.parts) if isinstance(part, StepPart))
     step = state.parts[mark]
     assert isinstance(step, StepPart)
-    more = state.step < state.plan.max_steps and state.bail is None
+    more = await _goes_on(state, mark, True, "tool-calls")
     if not more:
-        state.reason = "max-steps"
+        state.reason = "max-steps" if state.step == state.plan.max_steps else "stop"
         if state.bail is not None:
             _take_bail(state, state.bail)
         await _judge(state, retry=False)
@@ -200,6 +200,14 @@ async def _finish_step(state: RunState) -> bool:
         await go_on(state)
         await _checkpoint(state)
     return more
+
+
+async def _goes_on(state: RunState, first: int, calls: bool, reason: str) -> bool:
+    """Whether another step follows the one whose parts begin at `first`."""
+    room = state.step < state.plan.max_steps and state.bail is None
+    verdict = await judge_step(state, first, reason, final=not (calls and room))
+    state.guidance = None if verdict is None or verdict.stop else verdict.feedback
+    return room and (calls or state.guidance is not None) and not (verdict is not None and verdict.stop)
 
 
 def _take_bail(state: RunState, text: str) -> None:
@@ -239,10 +247,11 @@ async def _one_step(state: RunState) -> bool | None:
             if state.is_paused:
                 await _pause(state)
                 return False
-        more = bool(calls) and state.step < plan.max_steps and state.bail is None
         reason = answer_reason(response.finish_reason)
+        more = await _goes_on(state, first, bool(calls), "tool-calls" if calls else reason)
         if not more:
-            state.reason = "max-steps" if calls else reason
+            at_limit = state.step == plan.max_steps
+            state.reason = ("max-steps" if at_limit else "stop") if calls else reason
             if state.bail is not None:
                 _take_bail(state, state.bail)
             await _judge(state, retry=not calls)

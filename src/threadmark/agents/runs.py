@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .._errors import ConflictError, ValidationError
+from .._errors import ConflictError, NotFoundError, ValidationError
 from .._ids import check_id, check_paging, utc
 from .._sync import sync_twin
-from .._types import RunStatus
+from .._types import RunStatus, ToolPart
+from ..memory.runs import is_waiting
 from .deciding import check_open, find_run, memories, owner_of
 from .options import TurnSource
 from .pending import SuspendedRun, SuspendedRunPage, suspended_run
@@ -93,16 +95,30 @@ class AgentRuns:
         request_context: RequestContext | None = None,
         memory: TurnSource | None = None,
     ) -> None:
-        """End a run that waits: its calls count as declined, and no model is asked.
+        """End a run that waits, and those of sub-agents that it waits for: their calls count as declined.
 
-        Raises like `get`.
+        No model is asked. Raises like `get`.
         """
         owner = owner_of(resource, request_context)
         options = {"memory": memory, "request_context": request_context}
         source, run = await find_run(self._agent, check_id("run", run_id), owner, options)
         run = await check_open(source, owner, run)
         speaker = None if request_context is None else request_context.speaker
+        parts = (await source.open_runs.parts(owner, [run])).get(run.id, ())
         await source.open_runs.cancel(owner, run, reason, None if speaker is None else speaker.id)
+        for part in parts:
+            if isinstance(part, ToolPart) and is_waiting(part) and part.pause is not None:
+                await self._cancel_below(source, part.pause, reason)
+
+    async def _cancel_below(self, source: TurnSource, pause: Mapping[str, Any], reason: str) -> None:
+        agent = self._agent._team.agents.get(str(pause.get("agent")))
+        if agent is None:
+            return
+        memory: Any = agent._memory if hasattr(agent._memory, "open_turn") else source
+        try:
+            await agent.runs.cancel(pause["run"], resource=pause["resource"], reason=reason, memory=memory)
+        except (ConflictError, NotFoundError):
+            return  # it is over already
 
     suspended_sync = sync_twin(suspended)
     get_sync = sync_twin(get)

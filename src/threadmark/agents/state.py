@@ -25,6 +25,12 @@ The calls that waited for a person have their outcomes; they stand in the conver
 with your answer to what they were made for.
 </resumed>"""
 
+GUIDANCE = """Your answer so far stands. Go on with it as the element below says; it is feedback on your work,
+not a message of the user.
+<feedback>
+{}
+</feedback>"""
+
 FEEDBACK = """Your last answer was not accepted and not shown. The reasons stand in the element below; it is
 feedback, not a message of the user. Answer the conversation again so that they no longer hold.
 <feedback>
@@ -45,6 +51,7 @@ class RunState:
         "emit",
         "feedback",
         "guards",
+        "guidance",
         "handed",
         "heartbeat",
         "hold",
@@ -86,6 +93,7 @@ class RunState:
         self.bail: str | None = None  # a sub-agent's text that ends the run
         self.base: list[Part] = []  # what a resumed answer was when it was claimed
         self.earlier: tuple[Message, ...] = ()  # messages of this run before the one that goes on
+        self.guidance: str | None = None  # of a hook, for the next step
         self.handed: AgentResult | None = None  # of another run, that went on instead
         self.heartbeat: asyncio.Task[None] | None = None
         self.record: Mapping[str, Json] = plan.record
@@ -132,6 +140,8 @@ class RunState:
             messages = (*messages, model_facing(self.message()))
         if self.earlier and not self.parts and messages and messages[-1].role == "assistant":
             messages = (*messages, Message.user(GO_ON, id="resumed"))
+        if self.guidance is not None:
+            messages = (*messages, Message.user(GUIDANCE.format(escape(self.guidance)), id="guidance"))
         if self.feedback:
             text = FEEDBACK.format("\n".join([escape(reason) for reason in self.feedback]))
             messages = (*messages, Message.user(text, id=FEEDBACK_ID))

@@ -152,29 +152,7 @@ class AgentStream:
             self._fail(error, getattr(error, "result", None))
             return
         self._result = result
-        if result.finish_reason == "aborted" and not result.replayed:
-            self._end(AbortEvent(run_id=self.run_id, usage=result.usage))
-        elif result.finish_reason == "suspended":
-            self._end(SuspendedEvent(run_id=self.run_id, usage=result.usage))
-        elif result.tripwire is not None:
-            self._end(
-                TripwireEvent(
-                    run_id=self.run_id,
-                    usage=result.usage,
-                    reason=result.tripwire.reason,
-                    processor=result.tripwire.processor,
-                    metadata=result.tripwire.metadata,
-                )
-            )
-        else:
-            self._end(
-                FinishEvent(
-                    run_id=self.run_id,
-                    finish_reason=result.finish_reason,
-                    usage=result.usage,
-                    replayed=result.replayed,
-                )
-            )
+        self._end(last_event(self.run_id, result))
 
     def _fail(self, error: Exception, result: AgentResult | None) -> None:
         self._error = error
@@ -230,6 +208,26 @@ class AgentStream:
         self._start()
         while not self._ended:
             await self._next()
+
+
+def last_event(run_id: str, result: AgentResult) -> Event:
+    """The event that ends the stream of a run with this result."""
+    usage = result.usage
+    if result.finish_reason == "aborted" and not result.replayed:
+        return AbortEvent(run_id=run_id, usage=usage)
+    if result.finish_reason == "suspended":
+        return SuspendedEvent(run_id=run_id, usage=usage)
+    if result.tripwire is not None:
+        return TripwireEvent(
+            run_id=run_id,
+            usage=usage,
+            reason=result.tripwire.reason,
+            processor=result.tripwire.processor,
+            metadata=result.tripwire.metadata,
+        )
+    return FinishEvent(
+        run_id=run_id, finish_reason=result.finish_reason, usage=usage, replayed=result.replayed
+    )
 
 
 class SyncAgentStream:

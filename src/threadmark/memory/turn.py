@@ -127,6 +127,7 @@ class Turn:
         """The run that this turn goes on with, as it was stored."""
         self.asked = asked
         """The message in which that run paused; it is not in `history`."""
+        self._settled: Message | None = None
         self.said: tuple[Message, ...] = ()
         """What was said with the decision that the run goes on with."""
         self.titling: asyncio.Future[TitleOutcome] | None = None
@@ -247,7 +248,7 @@ class Turn:
     def _look_again(self) -> bool:
         """Show what observations do not cover. Whether that is not what was shown before."""
         assert self._observed is not None
-        history, moved = self._observed.history, tuple(self._observed.moved)
+        history, moved = self._with_asked(self._observed.history), tuple(self._observed.moved)
         if (history, moved) == (self.history, self._moved):
             return False
         self.history, self._moved = history, moved
@@ -327,9 +328,19 @@ class Turn:
 
     def settle_asked(self, message: Message) -> None:
         """Show the message in which the run paused in its place in the history, as it is."""
-        seq = 0 if self.asked is None else self.asked.seq or 0
-        place = sum((earlier.seq or 0) < seq for earlier in self.history)
-        self.history = (*self.history[:place], message, *self.history[place:], *self.said)
+        self._settled = message
+        self.history = self._with_asked(self.history)
+
+    def _with_asked(self, history: tuple[Message, ...]) -> tuple[Message, ...]:
+        """`history` without the message in which the run paused, or with it as it was settled."""
+        if self.asked is None:
+            return history
+        ids = {self.asked.id, *(message.id for message in self.said)}
+        kept = tuple([message for message in history if message.id not in ids])
+        if self._settled is None:
+            return kept
+        place = sum((earlier.seq or 0) < (self.asked.seq or 0) for earlier in kept)
+        return (*kept[:place], self._settled, *kept[place:], *self.said)
 
     async def claim(self) -> None:
         """Store that this run is under way, so that no other call with its id can be.

@@ -66,29 +66,29 @@ def _named(text: str, speakers: Iterable[str]) -> list[tuple[str, str]]:
     ("Mel" for "Melanie"), and with a capital where its script has capitals.
     """
     found = []
+    folded = text.casefold()
     words = list(dict.fromkeys(re.findall(r"[^\W\d_]+", text)))[:400]
+    capital = [(word, word.casefold()) for word in words if word[0] == word[0].upper()]
     for name in sorted(set(speakers)):
-        form = _form(name, text, words)
+        form = _form(name, text, folded, capital)
         if form is not None:
             found.append((name, form))
     return found
 
 
-def _form(name: str, text: str, words: Sequence[str]) -> str | None:
+def _form(name: str, text: str, folded: str, words: Sequence[tuple[str, str]]) -> str | None:
     if not name.strip():
         return None
-    whole = re.search(rf"(?<!\w){re.escape(name.strip())}(?!\w)", text, re.IGNORECASE)
-    if whole and not (whole[0].islower() and name != whole[0]):
-        return whole[0]
-    folded = [part.casefold() for part in re.findall(r"[^\W\d_]{2,}", name)]
+    if name.strip().casefold() in folded:  # a pattern is dear, and most names of many are not in the text
+        whole = re.search(rf"(?<!\w){re.escape(name.strip())}(?!\w)", text, re.IGNORECASE)
+        if whole and not (whole[0].islower() and name != whole[0]):
+            return whole[0]
+    parts = re.findall(r"[^\W\d_]{2,}", name.casefold())
     best = None
-    for word in words:
-        if word[0] != word[0].upper():
-            continue
-        low = word.casefold()
-        if low in folded:
+    for word, low in words:
+        if low in parts:
             return word
-        if best is None and len(low) >= 3 and any(part.startswith(low) for part in folded):
+        if best is None and len(low) >= 3 and any(part.startswith(low) for part in parts):
             best = word
     return best
 

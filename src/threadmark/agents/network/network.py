@@ -21,6 +21,7 @@ from ..request_context import RequestContext
 from ..result import AgentResult
 from ..state import RunState
 from ..stream import AgentStream
+from ..tools import tool_name
 from .completion import Check
 from .events import NetworkEvent, Primitive
 from .router import Choice, Progress, Router
@@ -146,6 +147,9 @@ class NetworkAgent(Agent):
         model = await self._resolve_model(call)
         tools = await self._resolve_tools(call.request_context)
         self.choices = {name: _choice(tool) for name, tool in tools.tools.items()}
+        for key, agent in self._team.agents.items():
+            name = tool_name(key)
+            self.choices[name] = Choice(id=key, type="agent", tool_name=name, description=agent.description)
         if not self.choices:
             raise ConfigurationError(f"agent {self.name!r} has no agents, workflows or tools to choose from")
         self.progress = Progress()
@@ -171,7 +175,7 @@ class NetworkAgent(Agent):
         output = call.output or self.output
         if output is not None and output.model is None:
             output = replace(output, model=model)
-        return await super()._prepare(
+        made = await super()._prepare(
             replace(
                 call,
                 model=router,
@@ -181,6 +185,9 @@ class NetworkAgent(Agent):
             ),
             None if emit is None else told,
         )
+        if isinstance(made, RunState) and made.plan.delegating is not None:
+            made.plan.delegating.model = model  # sub-agents without a model do not route
+        return made
 
     def go_on_stream(
         self,

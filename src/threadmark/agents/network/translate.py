@@ -19,10 +19,12 @@ from ..events import (
     ToolCallEvent,
     ToolDeniedEvent,
     ToolErrorEvent,
+    ToolOutputEvent,
     ToolResultEvent,
     ToolSuspendedEvent,
     TripwireEvent,
 )
+from ..tools import tool_name
 from .events import TERMINAL, NetworkEvent, Primitive
 from .router import Choice, Progress
 
@@ -47,6 +49,10 @@ class Translator:
             choice = self._choice(event.tool_name)
             self._open[event.tool_call_id] = choice
             yield self._of(event, choice, "start")
+        elif isinstance(event, ToolOutputEvent):
+            output = dict(event.output)
+            choice = self._open.get(event.tool_call_id) or self._choice(event.tool_name)
+            yield self._of(event, choice, f"event-{output['type']}", output=output)
         elif isinstance(event, ToolResultEvent):
             choice = self._closed(event)
             yield self._of(event, choice, "end", result=event.result)
@@ -92,7 +98,7 @@ class Translator:
 
     def _waiting(self, event: ToolApprovalEvent | ToolSuspendedEvent) -> NetworkEvent:
         """Of a call inside of an agent, the agent's; `tool_name` and `args` are then the inner call's."""
-        outer = f"agent-{event.path[0]}" if event.path else event.tool_name
+        outer = tool_name(event.path[0]) if event.path else event.tool_name
         choice = self._choice(outer)
         route = self._progress.route
         more: dict[str, Json] = {

@@ -35,7 +35,7 @@ Told: TypeAlias = Callable[[HookContext], Made[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class ObservationHooks:
     """Functions, plain or async, that are called around each job. All are optional.
 
     Args:

@@ -13,7 +13,7 @@ from ..._types import FilePart, Json, Message, Part, TextPart, Usage
 from ..tokens import estimate_tokens
 from . import tracing
 from ._types import ObservingError
-from .hooks import HookContext, Hooks, Role
+from .hooks import HookContext, ObservationHooks, Role
 from .settings import ModelByInputTokens
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ async def transform(
         raise asker.failure(f"the hook {name} raised {type(error).__name__}", "failed") from error
 
 
-async def tell(hooks: Hooks, when: Literal["start", "end"], context: HookContext) -> None:
+async def tell(hooks: ObservationHooks, when: Literal["start", "end"], context: HookContext) -> None:
     """Call the hook for the beginning or the end of a job. What it raises is logged."""
     work = "observation" if context.role == "observer" else "reflection"
     hook = getattr(hooks, f"on_{work}_{when}")

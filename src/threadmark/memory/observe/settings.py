@@ -11,7 +11,7 @@ from ..._errors import ConfigurationError
 from ..._types import Json
 from ._checks import amount, choice, flag, positive, seconds, text, zone
 from .extract import Extractor
-from .hooks import Hooks
+from .hooks import ObservationHooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +258,7 @@ class ObservationalMemory:
             long: seconds, a timedelta, "5m", "auto" (the time for which the provider of the agent's model
             keeps a prompt cached) or `False` (default).
         activate_on_provider_change: Also when the agent's model changed; default false.
-        hooks: `Hooks(...)`: your functions, called before and after each role works.
+        hooks: `ObservationHooks(...)`: your functions, called before and after each role works.
         timezone: The IANA name of the zone in which times are shown; default "UTC".
         redact: Called with each text before an observer sees it and with each line that it gave; what it
             returns takes its place. Default none.
@@ -283,7 +283,7 @@ class ObservationalMemory:
     retrieval: bool | Retrieval = False
     activate_after_idle: Idle = False
     activate_on_provider_change: bool = False
-    hooks: Hooks = field(default_factory=Hooks)
+    hooks: ObservationHooks = field(default_factory=ObservationHooks)
     timezone: str = "UTC"
     redact: Callable[[str], str] | None = None
     observer: Observer | None = None
@@ -299,7 +299,7 @@ class ObservationalMemory:
             self, "observation", _settings(ObservationSettings, "observation", self.observation)
         )
         object.__setattr__(self, "reflection", _settings(ReflectionSettings, "reflection", self.reflection))
-        object.__setattr__(self, "hooks", _settings(Hooks, "hooks", self.hooks))
+        object.__setattr__(self, "hooks", _settings(ObservationHooks, "hooks", self.hooks))
         if self.model is not None and (self.observation.model or self.reflection.model) is not None:
             raise ConfigurationError(
                 "give observational memory one model, or a model for each role, not both"

@@ -326,7 +326,8 @@ class RecallStore:
         """Put claimed messages back until `retry_at`, one attempt later. Returns how many claims still held.
 
         `error` says what happened, without any of the messages' text. With an empty `error` the attempt does
-        not count: the claim is only given back.
+        not count: the claim is only given back. `retry_at` may be half a day ahead at most: what is due
+        more than a day from now counts as put off by a clock that has been set back since, and is due.
         """
         raise _unsupported(self)
 
