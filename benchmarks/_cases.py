@@ -87,6 +87,36 @@ async def turn() -> list[Row]:
     return rows
 
 
+async def recall() -> list[Row]:
+    """The same with recall among 10,000 messages of other threads, by the table's vectors."""
+    import random
+
+    from threadmark import Agent, SemanticRecall
+
+    rows = []
+    words = [f"word{number}" for number in range(3000)]
+    weights = [1 / (number + 1) for number in range(3000)]
+    for mode in ("lexical", "auto"):
+        chance = random.Random(1)
+        with folder() as path:
+            settings = SemanticRecall(mode=mode)
+            async with Memory(f"sqlite:///{path}/m.db", last_messages=20, semantic_recall=settings) as memory:
+                for thread in range(100):
+                    said = [" ".join(chance.choices(words, weights, k=30)) for _ in range(100)]
+                    await memory.resource("u").thread(f"t{thread}").save(said)
+                await memory.settled()
+                agent = Agent("bench", model=_Instant(), memory=memory)
+
+                async def ask(agent: Agent = agent, chance: random.Random = chance) -> None:
+                    text = "What about " + " ".join(chance.choices(words[:300], k=6)) + "?"
+                    await agent.generate(text, resource="u", thread="now")
+
+                ours = await _cpu_ms(40, ask)
+                what = "lexical" if mode == "lexical" else "hybrid"
+                rows.append(Row(f"turn with recall, {what}", ours, bar="≤ 8 ms"))
+    return rows
+
+
 class _Instant(Model):
     """Answers at once, and reports what providers report."""
 
@@ -209,6 +239,7 @@ CASES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "save": save,
     "read": read,
     "turn": turn,
+    "recall": recall,
     "threads": threads,
     "bulk": bulk,
     "imports": imports,

@@ -18,6 +18,7 @@ from threadmark import (
     Output,
     OutputError,
     TextPart,
+    tool,
 )
 from threadmark.agents.output import ANSWER_TOOL
 from threadmark.testing import ScriptedModel, ToolCall
@@ -349,3 +350,27 @@ async def test_what_cannot_work_is_refused_before_any_call() -> None:
     with pytest.raises(ConfigurationError, match="cannot be described"):
         agent.stream("Which city?", output=ScriptedModel)
     assert model.requests == []
+
+
+@pytest.mark.parametrize("given", ["agent", "call", "again"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_object_after_a_pause(mode: str, given: str) -> None:
+    """It is still asked for; a type that only the call had is plain JSON, unless it is given again."""
+
+    @tool(requires_approval=True)
+    async def look(place: str) -> str:
+        """Look it up."""
+        return "ten people"
+
+    _, model = agent_of(mode, ToolCall("look", {"place": "Lima"}), reply(mode))
+    own = City if given == "agent" else None
+    agent = Agent("a", model=model, memory=Memory("sqlite://"), tools=[look], output=own)
+    options = {} if given == "agent" else {"output": City}
+    paused, _ = await run(agent, "generate", resource="u", thread="t", **options)
+    assert (paused.finish_reason, paused.object) == ("suspended", None)
+    more: Any = {"output": City} if given == "again" else {}
+    async with agent.approve_stream(paused.run_id, paused.pending[0], resource="u", **more) as stream:
+        objects = [value async for value in stream.objects]
+    result = await stream.result()
+    assert objects[-1] == {"name": "Lima", "people": 10}
+    assert result.object == (objects[-1] if given == "call" else LIMA)

@@ -430,6 +430,19 @@ async def test_matches_counts_and_lists(memory: Memory) -> None:
     assert (await ana.matches(thread="pets", per_page=0)).total == 4
 
 
+async def test_an_index_that_was_switched_off_comes_back(memory: Memory) -> None:
+    """When somebody switches the index off meanwhile, one call says so and the next one switches it on."""
+    await fill(memory)
+    ana = memory.resource("ana")
+    assert (await ana.recall("puppy")).hits
+    await memory.store.disable_recall()
+    with pytest.raises(ConfigurationError):
+        await ana.recall("puppy")
+    assert (await ana.recall("puppy", mode="lexical")).hits
+    await memory.settled()
+    assert (await ana.recall("puppy", mode="vector")).hits
+
+
 async def test_whole_threads_are_found(memory: Memory) -> None:
     """`threads.search` ranks the owner's threads by how well each covers the query; metadata narrows it."""
     await fill(memory)

@@ -77,7 +77,7 @@ async def recall(
     narrow = narrowed(as_filter(settings.filter), thread=thread, **conditions)
     memory.recaller.check(settings)
     await memory.recaller.prepare(settings, wait=True)
-    await memory.recaller.catch_up(settings.timeout)
+    await memory.recaller.catch_up()
     return await memory.recaller.search(
         owner, query, settings, narrow, limit=settings.top_k, offset=page * settings.top_k, strict=True
     )

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("threadmark")
 
+CATCH_UP = 0.25
+"""Seconds that a question waits for vectors that are being made. Longer work is not waited for."""
+EMBEDDERS = 64
+"""How many embedders of calls are remembered."""
 RERANK_POOL = 5
 """How many hits a reranker sees for each that is wanted, and 20 at least."""
 
@@ -50,6 +54,8 @@ class Recaller:
         key = (id(wanted) if not isinstance(wanted, str) else hash(wanted), settings.mode)
         with self._lock:
             if key not in self._embedders:
+                if len(self._embedders) >= EMBEDDERS:
+                    self._embedders.clear()
                 # The object is kept beside, so that its id stays its own.
                 self._embedders[key] = (wanted, resolve(wanted, settings.mode))
             return self._embedders[key][1]
@@ -77,10 +83,10 @@ class Recaller:
             except ModelError as error:
                 log.warning("recall goes on without vectors: %s", error)
 
-    async def catch_up(self, seconds: float) -> None:
-        """Wait, `seconds` at most, while the background makes vectors of what was stored before."""
+    async def catch_up(self) -> None:
+        """Wait a moment while the background makes vectors: what was stored just before is to be found."""
         clock = asyncio.get_running_loop().time
-        until = clock() + seconds
+        until = clock() + CATCH_UP
         # The work may belong to another event loop, so there is nothing of this one to wait for.
         while self.indexer.is_at_work and clock() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.004)
@@ -147,7 +153,12 @@ class Recaller:
             after=0 if apart else settings.after,
             settings=Settings(recency=settings.recency, half_life=settings.half_life),
         )
-        answer = await self.store.search_messages(owner, request)
+        try:
+            answer = await self.store.search_messages(owner, request)
+        except ConfigurationError:
+            # Another process may have switched the index off, or dropped a space: the next call looks anew.
+            self.indexer.forget()
+            raise
         hits, messages = answer.hits, answer.messages
         if reranks and hits:
             try:

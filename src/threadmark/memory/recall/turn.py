@@ -69,7 +69,7 @@ async def recall_for_turn(
     shown = {} if may_drop or not history or not history[0].seq else {thread_id: history[0].seq}
     wanted = replace(
         wanted,
-        exclude_ids=(*wanted.exclude_ids, *(message.id for message in input)),
+        exclude_ids=(*wanted.exclude_ids, *(message.id for message in input if message.seq is not None)),
         exclude_from={**wanted.exclude_from, **shown},
     )
     limit = settings.top_k + (min(len(history), SPARE) if may_drop else 0)

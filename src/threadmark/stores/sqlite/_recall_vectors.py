@@ -241,11 +241,11 @@ class VectorSource(SqlSource):
             return list(dict.fromkeys(keys[smallest(near, wanted)].tolist()))
         order = np.argsort(near, kind="stable")
         found: list[int] = []
-        first, step = 0, 4 * wanted
+        first, step = 0, wanted + wanted // 4  # most filters let most through
         while first < len(order) and len(found) < wanted:
             found += scope.admit(dict.fromkeys(keys[order[first : first + step]].tolist()))
             first, step = first + step, 2 * step
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found))[:wanted]
 
     def cosines(self, vector: Sequence[float], keys: Iterable[int]) -> dict[int, float]:
         if self._known[0] is not vector:
