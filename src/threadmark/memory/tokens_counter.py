@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
-from statistics import median
 from typing import Literal, TypeAlias
 
 from .._errors import ValidationError
 from .._types import Json, Message
 from .tokens import VERSION, estimate_tokens, message_tokens
-from .tokens_exact import exact_counter
 from .tokens_families import FAMILIES
 
 Exactness: TypeAlias = Literal["auto", "off"]
@@ -151,7 +149,17 @@ def plausible(estimated: int, actual: int) -> bool:
 
 def correction(ratios: Iterable[float]) -> float:
     """By what to multiply counts after such ratios of reported to counted tokens, at least one."""
-    return min(HIGHEST, max(LOWEST, median(ratios)))
+    ordered = sorted(ratios)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return min(HIGHEST, max(LOWEST, median))
+
+
+def exact_counter(family: str) -> tuple[str, Callable[[str], int | None]] | None:
+    """An installed tokenizer of a family; looking for one is not part of importing this."""
+    from .tokens_exact import exact_counter as find
+
+    return find(family)
 
 
 def _read(state: Mapping[str, Json]) -> dict[str, deque[float]]:
