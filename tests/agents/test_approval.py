@@ -424,6 +424,21 @@ async def test_later_steps_may_pause_again(memory: Memory, stored: Stored) -> No
     assert len(await stored()) == 2
 
 
+async def test_an_id_that_comes_twice(memory: Memory) -> None:
+    """Where a model gives two calls one id, a late decision on the first cannot hit the second."""
+    files = Files()
+    calls = [ToolCall("delete", {"path": path}, id="call_0") for path in ("/a", "/b")]
+    agent, _ = make(memory, files, *calls, "Done.")
+    first = await ask(agent)
+    second = await agent.approve(first.run_id, "call_0", resource="ana")
+    with pytest.raises(ApprovalError, match="PendingCall"):
+        await agent.approve(first.run_id, "call_0", resource="ana")
+    with pytest.raises(ApprovalError, match="not those that were shown"):
+        await agent.approve(first.run_id, first.pending[0], resource="ana")
+    assert files.deleted == ["/a"]
+    assert (await agent.approve(first.run_id, second.pending[0], resource="ana")).text == "Done."
+
+
 async def test_the_step_limit_counts_across_pauses(memory: Memory) -> None:
     """A run that is at its limit when it goes on ends with the tools' results, and "max-steps"."""
     files = Files()

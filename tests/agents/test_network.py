@@ -12,8 +12,10 @@ from threadmark import (
     Agent,
     ConfigurationError,
     Memory,
+    Message,
     ModelError,
     ToolContext,
+    TripwireError,
     ValidationError,
     WorkflowContext,
     tool,
@@ -473,3 +475,29 @@ async def test_a_model_function_sees_who_asks() -> None:
     assert seen[0].instructions.startswith("Be brief.")
     assert "Prefer add." in seen[0].instructions
     assert seen[0].settings == {"temperature": 0}
+
+
+async def test_a_repeated_run_is_not_routed_again() -> None:
+    """Its result and its last event say the same as the first time."""
+    for replies, complete in (
+        ([route("add", {"a": 2, "b": 3}), done("5")], True),
+        ([route("none", "5", "none")], True),
+        ([route("add", {"a": 2, "b": 3}), done(None, complete=False)], False),
+    ):
+        agent, model = network_of(*replies)
+        first, events = await run(agent, run_id="r", max_steps=1)
+        again, more = await run(agent, run_id="r", max_steps=1)
+        assert len(model.requests) == len(replies)
+        assert (again.text, again.is_complete) == (first.text, first.is_complete) == ("5", complete)
+        assert more[-1].payload["is_complete"] == events[-1].payload["is_complete"] == complete
+
+
+async def test_a_processor_that_stops_it_is_a_failure() -> None:
+    def stop(message: Message) -> None:
+        raise TripwireError("no")
+
+    agent, _ = network_of(route("none", "5", "none"), output_processors=[stop])
+    result, events = await run(agent)
+    assert (result.status, result.is_complete, result.text) == ("failed", False, "")
+    assert events[-1].payload["status"] == "failed"
+    assert await stored(agent) == []

@@ -362,6 +362,22 @@ async def test_processors_see_what_a_pause_stores(memory: Memory, stored: Stored
     assert (await resumed.result()).text == "Write to [email].Ask [email]."
 
 
+async def test_an_answer_that_is_held_back(memory: Memory) -> None:
+    """With a processor that judges the whole answer, the stream of a decision tells each outcome once."""
+
+    def judge(message: Message) -> None:
+        return None
+
+    agent = make(memory, output_processors=[judge])
+    stream = agent.stream("go", resource="ana", thread="t")
+    assert [event.type async for event in stream][-2:] == ["tool-call-approval", "suspended"]
+    resumed = agent.approve_stream(stream.run_id, "call-1", resource="ana")
+    told = [event.type async for event in resumed if not event.type.startswith("text")]
+    assert told[0] == "tool-result"
+    assert told.count("tool-result") == 1
+    assert told[-3:] == ["step-start", "step-finish", "finish"]
+
+
 async def test_a_processor_stops_a_run_after_its_pause(memory: Memory, stored: Stored) -> None:
     """Nothing that came after the pause is stored, but that the approved call may have taken effect."""
 

@@ -278,6 +278,9 @@ def _find(parts: Sequence[Part], target: str | PendingCall, run: Run) -> int:
     id_ = target if isinstance(target, str) else target.tool_call_id
     mine = [n for n, part in enumerate(parts) if isinstance(part, ToolPart) and part.tool_call_id == id_]
     waiting = [n for n in mine if is_waiting(parts[n])]
+    if waiting and len(mine) > 1 and isinstance(target, str):
+        # Some providers count ids anew in each step: a decision on the earlier call must not hit this one.
+        raise ApprovalError(f"several calls of the run have the id {id_!r}; decide with the PendingCall")
     if len(waiting) == 1:
         return waiting[0]
     if len(waiting) > 1:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from .._codec import usage_from_dict
 from .._errors import ModelError, ProcessorError, TripwireError
-from .._types import Message, StepPart, TextPart
+from .._types import Message, StepPart, TextPart, ToolPart
 from ..processors.base import Tripwire
 from .answering import AskAgainError
 from .asking import ask, tell_parts
@@ -291,9 +291,21 @@ async def _judge(state: RunState, *, retry: bool) -> None:
 def _tell_judged(state: RunState) -> None:
     """The answer is accepted: tell of it if it was held back."""
     if state.parts and state.emit is not None and state.hold == "run":
+        _tell_decided(state)
         tell_answer(state.message(), state.plan.run_id, state.emit, after=state.told)
         state.told = state.step
     state.judged = True
+
+
+def _tell_decided(state: RunState) -> None:
+    """Tell how the calls ended that a resumed run had to make, if that was held back."""
+    made = {part.tool_call_id for part in state.base if isinstance(part, ToolPart) and part.state == "call"}
+    for message in (*state.earlier, state.message()):
+        for part in message.parts:
+            if isinstance(part, ToolPart) and part.tool_call_id in made and part.state != "call":
+                made.discard(part.tool_call_id)
+                state.tell_now(part)
+    state.base = [part for part in state.base if not isinstance(part, ToolPart) or part.state != "call"]
 
 
 def _with(result: AgentResult, error: E) -> E:

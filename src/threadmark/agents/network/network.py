@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 
 DEFAULT_ITERATIONS = 5
 
+_STATUS = {
+    "suspended": "suspended",
+    "aborted": "aborted",
+    "timeout": "aborted",
+    "tripwire": "failed",
+    "error": "failed",
+}
+
 
 class NetworkOptions(TypedDict, total=False):
     """Options of `agent.network(...)`.
@@ -93,13 +101,14 @@ class NetworkStep:
 class NetworkResult:
     """The end of a network's run, or where it waits.
 
-    `status` is "finished", "suspended" or "aborted". `is_complete` says whether the task counts as done, and
-    `completion_reason` why, or why not; `text` is the final answer, `object` with `output` its object,
-    `pending` what a suspended run waits for. `usage` is of the router, of checks by a model, and of agents.
+    `status` is "finished", "suspended", "aborted" or "failed" (by a processor). `is_complete` says whether
+    the task counts as done, and `completion_reason` why, or why not; `text` is the final answer, `object`
+    with `output` its object, `pending` what a suspended run waits for. `usage` is of the router, of checks
+    by a model, and of agents.
     """
 
     run_id: str
-    status: Literal["finished", "suspended", "aborted"]
+    status: Literal["finished", "suspended", "aborted", "failed"]
     is_complete: bool
     completion_reason: str
     text: str
@@ -187,6 +196,10 @@ class NetworkAgent(Agent):
         )
         if isinstance(made, RunState) and made.plan.delegating is not None:
             made.plan.delegating.model = model  # sub-agents without a model do not route
+        if isinstance(made, AgentResult):  # an earlier run of this id
+            known = _last_known(made.message)
+            self.progress.is_complete = known.get("is_complete") is True
+            self.progress.reason, self.progress.result = known.get("completion_reason", ""), made.text
         return made
 
     def go_on_stream(
@@ -219,9 +232,7 @@ class NetworkAgent(Agent):
     def result(self, run: AgentResult) -> NetworkResult:
         """What a run of the loop is as a network's."""
         steps = tuple(_steps(run.message, self.choices))
-        status: Any = {"suspended": "suspended", "aborted": "aborted", "timeout": "aborted"}.get(
-            run.finish_reason, "finished"
-        )
+        status: Any = _STATUS.get(run.finish_reason, "finished")
         known = _last_known(run.message)
         return NetworkResult(
             run_id=run.run_id,

@@ -133,6 +133,7 @@ class Router(Model):
         if route.primitive_type == "none" or route.primitive_id == "none":
             self.progress.is_complete, self.progress.reason = True, route.selection_reason
             self.progress.result = route.prompt
+            known |= {"is_complete": True, "completion_reason": route.selection_reason}
             self._tell("network-execution-event-step-finish", {"result": route.prompt, **known})
             return _said(route.prompt, usage, known, self.name)
         self.progress.iteration = talk.iterations + 1
