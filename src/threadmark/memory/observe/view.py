@@ -121,6 +121,19 @@ class ObservedThread:
             ]
         )
 
+    @property
+    def unloaded(self) -> tuple[str, ...]:
+        """What tells of messages that no row in view covers and that were not loaded either."""
+        state = self.state
+        if not state.omitted or not state.raw:
+            return ()
+        until = (state.raw[0].seq or 1) - 1
+        first = min([state.log.visible_seq + 1, *state.log.gaps[:1]])
+        return (
+            f"budget: {state.omitted} older messages, of seq {first} to {until}, were not loaded; "
+            "no observation in view covers them",
+        )
+
     # -- before the model is asked -------------------------------------------------------------------
 
     async def before_step(
@@ -465,7 +478,7 @@ def observed_thread(
     """What a turn knows of its thread's observations, from what it read."""
     assert settings.observational_memory is not None
     assert state.observations is not None
-    observed = ObservedThread(
+    return ObservedThread(
         Place(store, clock, background.tell, resource, state.observations.log.thread_id),
         background,
         settings.observational_memory,
@@ -473,9 +486,6 @@ def observed_thread(
         last_at=None if state.thread is None else state.thread.updated_at,
         before=before,
     )
-    if state.observations.omitted:
-        observed.moved_on(f"budget: {state.observations.omitted} older messages were not loaded")
-    return observed
 
 
 def fit(rows: Sequence[Observation], room: int | None) -> tuple[list[Observation], tuple[str, ...]]:
