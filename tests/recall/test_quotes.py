@@ -9,11 +9,13 @@ import pytest
 
 from threadmark import (
     Agent,
+    Hooks,
     Memory,
     Message,
     ObservationalMemory,
     ObservationSettings,
     SemanticRecall,
+    SkipTool,
     TextPart,
     ToolPart,
     tool,
@@ -126,6 +128,22 @@ async def test_what_was_deleted_meanwhile_is_not_quoted_again() -> None:
         await agent.approve(result.run_id, result.pending[0], resource="ana")
         shown = outcomes(model.requests[-1].messages)
         assert shown == [{"messages": [], "note": "What was deleted since is left out."}] * 2
+
+
+async def test_what_a_hook_kept_from_the_model_is_not_shown_when_the_run_goes_on() -> None:
+    """A call that a hook answered in the tool's place quotes nothing, and goes on quoting nothing."""
+
+    def skip(context: Any, args: dict[str, Any]) -> SkipTool | None:
+        return SkipTool("Not now.") if context.tool_name == "recall" else None
+
+    async with Memory("sqlite://", semantic_recall=LEXICAL) as memory:
+        await memory.resource("ana").thread("diary").save([Message.user(SECRET, id="sec")])
+        calls = [ToolCall("recall", {"query": "passphrase"}), ToolCall("recall", {"message_id": "sec"})]
+        model = ScriptedModel([*calls, ToolCall("refund", {"order_id": "7"}), "Done."])
+        agent = Agent("desk", model=model, memory=memory, tools=[refund], hooks=Hooks(before_tool=skip))
+        result = await agent.generate("Refund it", resource="ana", thread="t")
+        await agent.approve(result.run_id, result.pending[0], resource="ana")
+        assert outcomes(model.requests[-1].messages) == [{"messages": []}] * 2
 
 
 async def test_a_users_tool_of_the_same_name_keeps_its_outcome(tmp_path: Path) -> None:

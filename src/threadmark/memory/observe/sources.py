@@ -146,6 +146,7 @@ async def with_sources(tool: MemoryTool, message: Message) -> Message:
             isinstance(part, ToolPart)
             and part.tool_name == TOOL_NAME
             and quotes_memory(part)
+            and part.output.get("id") is not None  # otherwise a hook answered in place of the tool
             and part.model_output is None
         ):
             try:

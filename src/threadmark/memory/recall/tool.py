@@ -102,11 +102,12 @@ class _Call:
         """The outcome that a call with `args` had, from what is stored of it: as far as it is there yet."""
         args = _given(args)
         mode = _mode(args)
-        try:
-            if mode == "read":
-                return await self._read(args)
-        except ValidationError:
-            return {"messages": [], "note": GONE}
+        if mode == "read":
+            # Without its id nothing was read: a hook may have answered in place of the tool.
+            try:
+                return await self._read(args) if kept[RECALLED] else {"messages": []}
+            except ValidationError:
+                return {"messages": [], "note": GONE}
         answer = {name: kept[name] for name in NUMBERS if name in kept}
         if mode == "count":
             return answer
