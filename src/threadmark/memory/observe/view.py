@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -394,13 +394,21 @@ class ObservedThread:
             ),
         )
 
-    def as_stored(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Messages without what the tool quoted in them."""
+    def as_stored(self, messages: Sequence[Message], others: Collection[str] = ()) -> Sequence[Message]:
+        """Messages without what the tool quoted in them; `others` are ids of calls of another tool."""
         if self.settings.recall is None:
             return messages
         from .sources import without_sources
 
-        return [without_sources(message) for message in messages]
+        return [without_sources(message, others) for message in messages]
+
+    async def as_shown(self, message: Message) -> Message:
+        """A stored message with what the tool quoted in it."""
+        for tool in self.tools():
+            from .sources import with_sources
+
+            message = await with_sources(tool, message)
+        return message
 
     def status(self) -> dict[str, Json]:
         """How full memory is, in tokens against thresholds, and what waits to come into view."""
