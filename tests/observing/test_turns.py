@@ -542,3 +542,28 @@ async def test_an_activation_that_did_not_happen_is_not_told() -> None:
         await world.say()
     assert (await world.state()).log.observed_seq > 0
     assert world.named("data-om-activation") == []
+
+
+async def test_an_earlier_message_asked_again_sees_nothing_of_what_came_later() -> None:
+    """Notes of later messages are left out, what they alone covered is raw again, and the report says so."""
+    settings = small(message_tokens=60, observation={"buffer_activation": 1.0})
+    world = World(settings)
+    for n in range(6):
+        question = Message.user(f"question {n} of a long afternoon", id=f"q{n}")
+        await world.agent.generate([question], resource=WHO, thread=WHERE)
+        await world.memory.settled()
+    seq = {message.id: message.seq or 0 for message in await world.messages()}
+    assert (await world.state()).log.visible_seq > seq["q2"]
+    question = Message.user("question 2 of a long afternoon", id="q2")
+    result = await world.agent.generate([question], resource=WHO, thread=WHERE)
+    text = "\n".join([message.text for message in world.requests[-1].messages])
+    assert not [n for n in (3, 4, 5) if f"question {n}" in text]
+    assert "question 0" in text
+    assert "question 1" in text
+    shown = {row.id: row for row in await world.rows("all")}
+    raw = {message.id for message in world.requests[-1].messages}
+    noted_ids = {
+        source.message_id for id_, row in shown.items() if f"- {id_} " in text for source in row.sources
+    }
+    assert {id_ for id_, at in seq.items() if at < seq["q2"]} <= raw | noted_ids
+    assert any("observations of what came later were left out" in why for why in result.context.breaks)

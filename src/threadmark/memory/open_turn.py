@@ -115,9 +115,8 @@ async def open_turn(
     if state.observations is not None:
         from .observe.view import observed_thread
 
-        observed = observed_thread(
-            store, clock, background, resource, settings, state, before=None if again is None else again.seq
-        )
+        observed = observed_thread(store, clock, background, resource, settings, state, again=again)
+        await observed.look_back()
         history, moved = observed.history, (*moved, *observed.moved)
     if stopped is not None:
         history = tuple([message for message in history if message.id != stopped.id])

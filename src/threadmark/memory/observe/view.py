@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..._errors import StoreError, ThreadmarkError
 from ..._types import Json, Message
-from ...stores.base import Activation, Hints, LogQuery, Observation, ObservationState
+from ...stores.base import Activation, Hints, LogQuery, Observation, ObservationQuery, ObservationState
 from ..background import Background, MemoryEvent
 from ..context.render import present
 from ._types import ObservingError, RenderedLog, Roles
@@ -88,13 +88,15 @@ class ObservedThread:
         state: ObservationState,
         *,
         last_at: datetime | None,
-        before: int | None = None,
+        again: Message | None = None,
         count: Callable[[Message], int] | None = None,
     ) -> None:
         self._place = place
         self._background = background
         self._last_at = last_at
-        self._before = before
+        self._again = again
+        self._before = None if again is None else again.seq
+        self._earlier: tuple[Message, ...] = ()
         self._count = count
         self._waited = 0.0
         self.settings = settings
@@ -112,14 +114,53 @@ class ObservedThread:
     @property
     def history(self) -> tuple[Message, ...]:
         """The messages to show as they are, oldest first."""
+        shown = {message.seq or 0: message for message in (*self._earlier, *self.state.raw)}
         return tuple(
             [
-                message
-                for message in self.state.raw
-                if message.id not in self.trimmed
-                and (self._before is None or (message.seq or 0) < self._before)
+                shown[seq]
+                for seq in sorted(shown)
+                if shown[seq].id not in self.trimmed and (self._before is None or seq < self._before)
             ]
         )
+
+    @property
+    def view(self) -> list[Observation]:
+        """The rows to show: those in view, but for what came after a message that is asked again."""
+        return [row for row in self.state.rows if row.in_view and not self._is_later(row)]
+
+    def _is_later(self, row: Observation) -> bool:
+        return self._before is not None and row.to_seq >= self._before
+
+    async def look_back(self) -> None:
+        """Load what only rows cover that came after the message that is asked again."""
+        self._earlier = ()
+        later = {row.id for row in self.state.rows if row.in_view and self._is_later(row)}
+        if self._again is None or self._before is None or not later:
+            return
+        place = self._place
+        first = await first_uncovered(place, later)
+        found = await place.store.get_messages(
+            place.resource_id,
+            [self._again.id],
+            thread_id=place.thread_id,
+            before=min(LOADED, max(0, self._before - first)),
+        )
+        room = self.settings.observation.block_tokens
+        for message in reversed(found):
+            if message.id == self._again.id or (message.seq or 0) < first:
+                continue
+            room -= (self._count or size_of)(message)
+            if room < 0:
+                break
+            self._earlier = (message, *self._earlier)
+        begin = (self._earlier[0].seq or 0) if self._earlier else self._before
+        why = (
+            "another answer to an earlier message: "
+            f"{len(later)} observations of what came later were left out"
+        )
+        if room < 0 or self._before - first > LOADED:
+            why += f"; messages of seq {first} to {begin - 1}, which they cover, are not shown either"
+        self.moved_on(why)
 
     @property
     def unloaded(self) -> tuple[str, ...]:
@@ -304,6 +345,7 @@ class ObservedThread:
 
     async def _read(self) -> None:
         self.state = await self._fresh()
+        await self.look_back()
 
     def _failed(self, error: Exception) -> None:
         """Go on without memory, or not, as the settings say."""
@@ -329,10 +371,9 @@ class ObservedThread:
 
         Rules and what is of high priority come first when not everything fits, then what is newest.
         """
-        view = [row for row in self.state.rows if row.in_view]
-        kept, left_out = fit(view, room)
+        kept, left_out = fit(self.view, room)
         hints = self.state.log.hints
-        is_stale = any(
+        is_stale = (self._before is not None and hints.seq >= self._before) or any(
             message.role == "user" and (message.seq or 0) > hints.seq for message in self.state.raw
         )
         wanted = self.settings.observation.hints
@@ -377,7 +418,7 @@ class ObservedThread:
             for message in self.history
             if message.id not in there and present(message, past=True) is not None
         ]
-        lost += [row.id for row in self.state.rows if row.in_view and row.id not in there]
+        lost += [row.id for row in self.view if row.id not in there]
         if lost:
             self._failed(ObservingError(f"{len(lost)} messages or observations are in no prompt"))
 
@@ -476,7 +517,7 @@ def observed_thread(
     settings: MemorySettings,
     state: TurnState,
     *,
-    before: int | None,
+    again: Message | None,
 ) -> ObservedThread:
     """What a turn knows of its thread's observations, from what it read."""
     assert settings.observational_memory is not None
@@ -487,8 +528,21 @@ def observed_thread(
         settings.observational_memory,
         state.observations,
         last_at=None if state.thread is None else state.thread.updated_at,
-        before=before,
+        again=again,
     )
+
+
+async def first_uncovered(place: Place, ids: Collection[str]) -> int:
+    """Where the messages begin that are not covered once these rows, and what they hide, are not shown."""
+    query = ObservationQuery(thread_id=place.thread_id, view="all", per_page=None)
+    page = await place.store.list_observations(place.resource_id, query)
+    lost, first = set(ids), 1 << 62
+    # What stands for a row, or took its place, was noted after it.
+    for row in sorted(page.observations, key=lambda row: -int(row.id[1:])):
+        if row.id in lost or row.superseded_by in lost or not lost.isdisjoint(row.parents):
+            lost.add(row.id)
+            first = min(first, row.from_seq)
+    return max(1, first)
 
 
 def fit(rows: Sequence[Observation], room: int | None) -> tuple[list[Observation], tuple[str, ...]]:
