@@ -437,25 +437,32 @@ async def test_pages_with_a_reranker_are_slices_of_one_ranking(memory: Memory) -
     assert [hit.why.rank for hit in hits] == list(range(1, 27))
 
 
-async def test_conditions_and_the_settings_filter_both_hold(memory: Memory) -> None:
+@pytest.mark.parametrize(
+    ("fixed", "same", "other"),
+    [
+        (RecallFilter(roles=("user",)), {"roles": ["user", "assistant"]}, {"roles": ["assistant"]}),
+        (RecallFilter(speaker_id="a1"), {"speaker": "a1"}, {"speaker": "b1"}),
+        (RecallFilter(metadata={"n": 1}), {"metadata": {"n": 1.0}}, {"metadata": {"n": True}}),
+        (RecallFilter(until=DAY), {"until": DAY + timedelta(days=9)}, {"since": DAY + timedelta(days=1)}),
+    ],
+)
+async def test_conditions_and_the_settings_filter_both_hold(
+    memory: Memory, fixed: RecallFilter, same: dict[str, Any], other: dict[str, Any]
+) -> None:
     """A condition of the question narrows the settings' filter, and never replaces it."""
-    await fill(memory)
-    fixed = RecallFilter(roles=("user",), speaker_id="a1", metadata={"n": 1}, since=DAY, until=DAY)
     settings = SemanticRecall(mode="lexical", filter=fixed)
     memory.settings = memory.settings.merge({"semantic_recall": settings})
     ana = memory.resource("ana")
-    await ana.thread("n").save([said("kiln", ANA, id="k1", metadata={"n": 1}), said("kiln", ANA, 3, id="k2")])
-    assert [hit.message.id for hit in await ana.recall("kiln")] == ["k1"]
-    far = DAY + timedelta(days=9)
-    for same in (
-        {"roles": ["user", "assistant"]},
-        {"speaker": "a1"},
-        {"metadata": {"n": 1.0}},
-        {"until": far},
-    ):
-        assert [hit.message.id for hit in await ana.recall("kiln", **same)] == ["k1"]  # type: ignore[arg-type]
-    for other in ({"roles": ["assistant"]}, {"speaker": "b1"}, {"metadata": {"n": True}}, {"since": far}):
-        assert not (await ana.recall("kiln", **other)).hits  # type: ignore[arg-type]
+    late = DAY + timedelta(days=3)
+    left_out = [
+        said("kiln", BEN, 3, id="k2", metadata={"n": True}),
+        Message.assistant("kiln", created_at=late, metadata={"n": True}),
+    ]
+    await ana.thread("n").save([said("kiln", ANA, id="k1", metadata={"n": 1}), *left_out])
+    assert "k1" in [hit.message.id for hit in await ana.recall("kiln")]
+    allowed = {hit.message.id for hit in await ana.recall("kiln")}
+    assert {hit.message.id for hit in await ana.recall("kiln", **same)} == allowed
+    assert not (await ana.recall("kiln", **other)).hits
 
 
 async def test_a_read_only_memory_looks_up_what_is_there(tmp_path: Path) -> None:
