@@ -14,7 +14,7 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -26,6 +26,7 @@ CANCEL_GRACE = 30.0
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _loop_pid = 0
+_held: list[asyncio.AbstractEventLoop] = []  # event loops that wait in a blocking call; perhaps several times
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
@@ -58,6 +59,26 @@ class _Outcome(Generic[T]):
             self.ended.set()
 
 
+def is_held(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether `loop` cannot go on because code of its own waits in a blocking call."""
+    return any(held is loop for held in tuple(_held))
+
+
+@contextlib.contextmanager
+def _holding() -> Iterator[None]:
+    """Say that this thread's event loop, if it runs one, waits."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        yield
+        return
+    _held.append(loop)
+    try:
+        yield
+    finally:
+        _held.remove(loop)
+
+
 def run_sync(call: Coroutine[Any, Any, T]) -> T:
     """Run `call` to its end and return its value.
 
@@ -75,7 +96,8 @@ def run_sync(call: Coroutine[Any, Any, T]) -> T:
 
     loop.call_soon_threadsafe(start)
     try:
-        outcome.ended.wait()
+        with _holding():
+            outcome.ended.wait()
     except BaseException:
         loop.call_soon_threadsafe(lambda: outcome.task and outcome.task.cancel())
         outcome.ended.wait(CANCEL_GRACE)

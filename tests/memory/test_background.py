@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 
 import pytest
 
@@ -156,3 +157,56 @@ async def test_closing_waits_for_background_work() -> None:
     async with Memory("sqlite://") as memory:
         memory.background.start(work, name="w")
     assert done == [1]
+
+
+async def test_a_blocking_call_does_not_wait_for_the_loop_that_it_holds_up() -> None:
+    """`settled_sync` says so; closing stops such work at once, and it does not open the database again."""
+    memory, ended = Memory("sqlite://"), []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(1)
+
+    memory.background.start(work, name="w")
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="await it there"):
+        memory.settled_sync()
+    memory.close()
+    assert time.monotonic() - began < 5
+    await asyncio.sleep(0.01)
+    assert ended == [1]
+    assert memory.background.pending == 0
+
+
+def test_work_of_a_loop_that_stands_still_is_not_waited_for() -> None:
+    """It is stopped when the memory closes; and meanwhile its key is free for others."""
+    memory, ended = Memory("sqlite://"), []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(1)
+
+    async def start() -> bool:
+        return memory.background.start(work, name="w", key="k")
+
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(start())
+    assert not loop.run_until_complete(start())
+    memory.settled_sync(5)
+    memory.close()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert ended == [1]
+    assert loop.run_until_complete(start())
+
+    async def elsewhere() -> bool:
+        return memory.background.start(lambda: asyncio.sleep(0), name="w", key="k")
+
+    assert asyncio.run(elsewhere())
+    memory.close()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()

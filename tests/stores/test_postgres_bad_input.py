@@ -135,6 +135,15 @@ async def test_a_server_that_falls_silent(
         for (pid,) in found:
             os.kill(pid, signal.SIGCONT)
     await store.write_turn("ann", build.turn("t1", ["after"]))
+    with psycopg.connect(server.url(), autocommit=True) as db:
+        # The write whose fate nobody knew is stored or not once its server process has gone.
+        for _ in range(100):
+            gone = db.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)", ([pid for (pid,) in found],)
+            )
+            if gone.fetchone() == (0,):
+                break
+            await asyncio.sleep(0.1)
     await whole(store, "ann")
     await store.aclose()
 

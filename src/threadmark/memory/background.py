@@ -13,15 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
-from .._sync import in_thread
+from .._sync import in_thread, is_held
 from .._types import Json
 
 log = logging.getLogger("threadmark")
+
+CANCEL_GRACE = 5.0
+"""Seconds that stopped work of other event loops has to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class Background:
         key = object() if key is None else key
         with self._lock:
             under_way = self._of_this_process().get(key)
-            if under_way is not None and not under_way.is_over:
+            if under_way is not None and not under_way.is_over and not under_way.stands_still:
                 return False
             mine = self._open[key] = _Work(loop)
         # The loop keeps weak references only: the task is held until it is done.
@@ -160,10 +163,14 @@ class Background:
             return [work for work in self._of_this_process().values() if not work.is_over]
 
     async def settled(self, timeout: float | None = None) -> None:
-        """Wait until no work is under way, also what it starts in turn. Raises `TimeoutError`."""
+        """Wait until no work is under way, also what it starts in turn. Raises `TimeoutError`.
+
+        Work of an event loop that does not run is not waited for: it stands still. Raises `RuntimeError` for
+        work of a loop that waits in this very call, through a blocking twin.
+        """
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            open_work = self._under_way()
+            open_work = [work for work in self._under_way() if not work.stands_still]
             if not open_work:
                 return
             left = None if until is None else until - time.monotonic()
@@ -173,22 +180,38 @@ class Background:
             mine = [work.task for work in open_work if work.loop is here and work.task is not None]
             if asyncio.current_task() in mine:
                 raise RuntimeError("background work cannot wait for itself")
+            others = [work.ended for work in open_work if work.loop is not here and not is_held(work.loop)]
             if mine:
                 await asyncio.wait(mine, timeout=left)
-            else:
-                others = [work.ended for work in open_work]
+            elif others:
                 # In slices: a loop of another thread may be closed with its work undone.
                 step = 0.2 if left is None else min(left, 0.2)
                 await in_thread(partial(wait, others, step), "threadmark-settled")
+            else:
+                raise RuntimeError(
+                    "background work is of the event loop that this blocking call holds up: await it there"
+                )
 
     async def cancel(self) -> None:
-        """Stop what is under way on this loop, and wait until it has ended."""
+        """Stop what is under way on any loop, and wait for its end where that can come."""
         here = asyncio.get_running_loop()
-        tasks = [work.task for work in self._under_way() if work.loop is here and work.task is not None]
-        for task in tasks:
-            task.cancel()
+        tasks: list[asyncio.Task[None]] = []
+        elsewhere: list[Future[None]] = []
+        for work in self._under_way():
+            if work.task is None:
+                continue
+            if work.loop is here:
+                work.task.cancel()
+                tasks.append(work.task)
+                continue
+            with suppress(RuntimeError):  # closed meanwhile
+                work.loop.call_soon_threadsafe(work.task.cancel)
+            if not work.stands_still and not is_held(work.loop):
+                elsewhere.append(work.ended)
         if tasks:
             await asyncio.wait(tasks)
+        if elsewhere:
+            await in_thread(partial(wait, elsewhere, CANCEL_GRACE), "threadmark-cancel")
 
 
 class _Listener:
@@ -234,3 +257,8 @@ class _Work:
     @property
     def is_over(self) -> bool:
         return self.ended.done() or self.loop.is_closed()
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether its event loop does not run, so that it cannot go on."""
+        return not self.loop.is_running()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
@@ -202,12 +203,12 @@ class Memory:
     async def aclose(self) -> None:
         """Finish what was accepted and close the database, if this memory opened it.
 
-        Background work gets `CLOSE_GRACE` seconds and is then stopped; a later turn takes it up again.
+        Background work gets `CLOSE_GRACE` seconds and is then stopped, at once where it cannot go on because
+        its event loop stands still or waits for this call. A later turn takes it up again.
         """
-        try:
+        with suppress(TimeoutError, RuntimeError):
             await self.background.settled(CLOSE_GRACE)
-        except TimeoutError:
-            await self.background.cancel()
+        await self.background.cancel()
         if self._owns_store:
             await self.store.aclose()
 

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .._errors import ConfigurationError, ConflictError, ValidationError
-from .._types import Message, Run
+from .._types import Message, Run, ToolPart
+from ..recall.text import quotes_memory
 from ..stores.base import (
     LogQuery,
     Store,
@@ -121,6 +122,12 @@ async def open_turn(
     if stopped is not None:
         history = tuple([message for message in history if message.id != stopped.id])
     recall = recalling = None
+    # Of memory's own tools no outcome is stored, so whatever has one is another's.
+    others = frozenset(
+        part.tool_call_id
+        for part in (() if stopped is None else stopped.parts)
+        if isinstance(part, ToolPart) and part.state == "result" and not quotes_memory(part)
+    )
     if settings.semantic_recall is not None and recaller is not None:
         recalling = recaller()
         recalling.check(settings.semantic_recall)
@@ -130,8 +137,21 @@ async def open_turn(
             # A paused run asks again for the question that it was to answer.
             questions = new if paused is None else [m for m in history if m.role == "user"][-1:]
             recall = await recall_for_turn(
-                recalling, resource, thread.id, settings, history=history, input=questions
+                recalling,
+                resource,
+                thread.id,
+                settings,
+                history=history,
+                input=questions,
+                before=None if again is None else again.seq,
+                asked=stopped,
             )
+            if stopped is not None and settings.semantic_recall.tool:
+                from .recall.tool import with_quotes
+
+                stopped = await with_quotes(recalling, resource, recall, stopped)
+    if stopped is not None and observed is not None:
+        stopped = await observed.as_shown(stopped)
     return Turn(
         store,
         clock,
@@ -153,6 +173,7 @@ async def open_turn(
         background=background,
         paused=paused,
         asked=stopped,
+        others=others,
         observed=observed,
         counters=counters,
         recall=recall,

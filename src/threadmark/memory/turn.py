@@ -79,6 +79,7 @@ class Turn:
         background: Background,
         paused: Run | None = None,
         asked: Message | None = None,
+        others: frozenset[str] = frozenset(),
         observed: ObservedThread | None = None,
         counters: Counters,
         recall: TurnRecall | None = None,
@@ -88,6 +89,7 @@ class Turn:
         self._clock = clock
         self._background = background
         self._recall = recall
+        self._others = others
         self._recaller = recaller
         self._spec = spec
         self._started = clock() if paused is None else paused.started_at
@@ -156,6 +158,14 @@ class Turn:
         from .recall.tool import recall_tool
 
         return (recall_tool(self._recaller, self.resource_id, self._recall),)
+
+    def _as_stored(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Messages without what memory's own tools quoted in them; a user's tool may have such a name."""
+        if self._recall is not None and self._recall.settings.tool:
+            from .recall.tool import without_quotes
+
+            messages = [without_quotes(message, self._others) for message in messages]
+        return messages if self._observed is None else self._observed.as_stored(messages, self._others)
 
     def _observation_tools(self) -> tuple[MemoryTool, ...]:
         return () if self._observed is None else self._observed.tools()
@@ -524,12 +534,7 @@ class Turn:
             expires_at = now + timedelta(seconds=LEASE)
         if self._claimed:
             state = {"input": self._claim, **(state or {})}
-        if self._recall is not None and status != "suspended":
-            from .recall.tool import without_quotes
-
-            messages = [without_quotes(message) for message in messages]
-        if self._observed is not None and status != "suspended":
-            messages = self._observed.as_stored(messages)
+        messages = self._as_stored(messages)
         receipt = await self._store.write_turn(
             self.resource_id,
             TurnWrite(

@@ -141,7 +141,7 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
             else blocks
         ),
         dropped=(*_trimmed(layers), *(m.id for m in dropped), *(() if log is None else log.left_out)),
-        breaks=tuple(moved) if last else (),
+        breaks=(*(moved if last else ()), *_unloaded(layers)),
         budget=layers.max_tokens,
         degraded=() if layers.recall is None or not layers.recall.degraded else (layers.recall.degraded,),
         counter=count.by,
@@ -304,6 +304,10 @@ def _with_now(log: Shown | None, messages: Sequence[Message]) -> Sequence[Messag
             told = asked.replace(parts=[*asked.parts, TextPart(f"\n\n{log.log.tail}")])
             return [*messages[:index], told, *messages[index + 1 :]]
     return [*messages, _text_message("observations-now", log.log.tail)]
+
+
+def _unloaded(layers: Layers) -> tuple[str, ...]:
+    return () if layers.observed is None else layers.observed.unloaded
 
 
 def _trimmed(layers: Layers) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ class ContextReport:
 
     `dropped` are ids of stored messages, and of observations ("o41"), that the budget left out,
     `breaks` the reasons why this prompt does not begin like the thread's last one (a moved window, a budget
-    decision, other instructions, ...): empty means that a provider's prefix cache still holds.
+    decision, other instructions, ...): empty means that a provider's prefix cache still holds. Uncovered
+    messages that were too many to load are named there too, by their range of seq.
     `counter` names what counted the tokens: a family of
     tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
     multiplied, as learned from the figures that the provider reported.

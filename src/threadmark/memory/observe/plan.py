@@ -45,7 +45,9 @@ class Raw:
 class Snapshot:
     """What is stored. `raw` is oldest first; `rows` are those of `ObservationState`; `ends` too.
 
-    `last_at` is when the thread was last active, `last_model` which model answered then.
+    `last_at` is when the thread was last active, `last_model` which model answered then. `omitted` counts
+    uncovered messages that are in no prompt, because only the newest are read at once; with `backlog` there
+    are such, and `raw` are the oldest that are not observed. Either counts as over the threshold.
     """
 
     log: ObservationLog
@@ -53,6 +55,7 @@ class Snapshot:
     rows: tuple[Observation, ...] = ()
     ends: tuple[int, ...] = ()
     omitted: int = 0
+    backlog: bool = False
     last_at: datetime | None = None
     last_model: str | None = None
 
@@ -183,7 +186,7 @@ def _activations(
     why: Why | None = None
     if moment.phase == "overflow":
         why = "overflow"
-    elif pending >= size.threshold:
+    elif pending >= size.threshold or snapshot.omitted:
         why = "threshold"
     elif moment.phase == "open":
         why = _is_cold(snapshot, moment, settings, "observation")
@@ -213,12 +216,16 @@ def _end(
     """Up to where observations shall take over: as far as the floor of raw messages allows.
 
     An end that is followed by a user's message keeps exchanges whole, and is preferred. Above the hard limit
-    any end will do that brings the messages below the threshold.
+    any end will do that brings the messages below the threshold. Where messages were omitted, the end must
+    lie behind them if one does, whatever the floor: what is in no prompt must at least be noted in it.
     """
     ends = [end for end in snapshot.ends if end > snapshot.log.visible_seq]
     if not ends:
         return None
     left = {end: sum(raw.tokens for raw in snapshot.raw if raw.seq > end) for end in ends}
+    if snapshot.omitted and snapshot.raw:
+        behind = [end for end in ends if end >= snapshot.raw[0].seq - 1]
+        ends = behind or ends[-1:]
     target = moment.target
     if target is not None:
         floor = min(floor, target)
@@ -232,7 +239,9 @@ def _end(
     beyond = [end for end in ends if end not in kept]
     if hard and beyond:
         return beyond[0] if target is None else beyond[-1]
-    return kept[-1] if kept else None
+    if kept:
+        return kept[-1]
+    return beyond[0] if snapshot.omitted else None
 
 
 def _begins_exchange(snapshot: Snapshot, end: int) -> bool:
@@ -285,7 +294,8 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
         return None
     size = measure(snapshot, settings)
     pending = size.raw + (moment.growing if moment.phase != "end" else 0)
-    full = pending >= size.threshold or moment.phase == "overflow"
+    over = pending >= size.threshold or snapshot.omitted > 0 or snapshot.backlog
+    full = over or moment.phase == "overflow"
     in_background = options.buffer_tokens is not False
     if not full:
         if not in_background or moment.phase in ("open", "step"):
@@ -311,7 +321,11 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
         )
     if fresh:
         return Observe(from_seq=log.observed_seq + 1, to_seq=fresh[-1].seq, ids=(), wait=wait)
-    gaps = [raw for raw in snapshot.raw if raw.seq in log.gaps and raw.seq not in log.stubborn]
+    open_gaps = set(log.gaps).difference(log.stubborn)
+    gaps = [raw for raw in snapshot.raw if raw.seq in open_gaps]
+    if not gaps and snapshot.omitted and open_gaps:
+        first = min(open_gaps)  # not loaded: whoever observes reads it
+        return Observe(from_seq=first, to_seq=first, ids=(), wait=wait)
     if not gaps:
         return None
     side = [raw for raw in gaps if (raw.seq <= log.visible_seq) == (gaps[0].seq <= log.visible_seq)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import tzinfo
 
@@ -10,7 +10,7 @@ from ..._codec import to_json
 from ..._errors import ValidationError
 from ..._ids import check_count
 from ..._types import FilePart, Json, Message, Part, TextPart, ToolPart
-from ...recall.text import RECALLED
+from ...recall.text import RECALLED, quotes_memory
 from ...stores.base import Observation, ObservationQuery, Store
 from ..tools import MemoryTool
 from ._checks import zone
@@ -114,19 +114,45 @@ def _body(message: Message) -> str:
     return "\n".join(found)
 
 
-def without_sources(message: Message) -> Message:
+def without_sources(message: Message, others: Collection[str] = ()) -> Message:
     """`message` as it is stored: of what the tool quoted, the ids alone.
 
-    The quotes would outlive the messages they are of: those can be deleted, and this one stays.
+    The quotes would outlive the messages they are of: those can be deleted, and this one stays. `others` are
+    ids of calls of another tool with this name.
     """
     if not any(isinstance(part, ToolPart) and part.tool_name == TOOL_NAME for part in message.parts):
         return message
     parts: list[Part] = []
     for part in message.parts:
-        if isinstance(part, ToolPart) and part.tool_name == TOOL_NAME and part.state == "result":
+        if (
+            isinstance(part, ToolPart)
+            and part.tool_name == TOOL_NAME
+            and part.state == "result"
+            and part.tool_call_id not in others
+        ):
             told = part.output if isinstance(part.output, Mapping) else {}
             ids = told.get("messages", told.get(RECALLED, []))
-            part = replace(part, output={"id": told.get("id"), RECALLED: ids})
+            output = {"id": told.get("id"), RECALLED: ids}
+            part = replace(part, output=output, model_output=None if part.model_output is None else output)
+        parts.append(part)
+    return message.replace(parts=parts)
+
+
+async def with_sources(tool: MemoryTool, message: Message) -> Message:
+    """`message` with what `without_sources` left out, as far as it is there yet: for the model."""
+    parts: list[Part] = []
+    for part in message.parts:
+        if (
+            isinstance(part, ToolPart)
+            and part.tool_name == TOOL_NAME
+            and quotes_memory(part)
+            and part.output.get("id") is not None  # otherwise a hook answered in place of the tool
+            and part.model_output is None
+        ):
+            try:
+                part = replace(part, output=await tool.run(dict(part.args or {})))
+            except ValidationError as error:
+                part = replace(part, output={**part.output, "text": f"{error}"})
         parts.append(part)
     return message.replace(parts=parts)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -119,6 +119,19 @@ class ObservedThread:
                 if message.id not in self.trimmed
                 and (self._before is None or (message.seq or 0) < self._before)
             ]
+        )
+
+    @property
+    def unloaded(self) -> tuple[str, ...]:
+        """What tells of messages that no row in view covers and that were not loaded either."""
+        state = self.state
+        if not state.omitted or not state.raw:
+            return ()
+        until = (state.raw[0].seq or 1) - 1
+        first = min([state.log.visible_seq + 1, *state.log.gaps[:1]])
+        return (
+            f"budget: {state.omitted} older messages, of seq {first} to {until}, were not loaded; "
+            "no observation in view covers them",
         )
 
     # -- before the model is asked -------------------------------------------------------------------
@@ -378,13 +391,21 @@ class ObservedThread:
             ),
         )
 
-    def as_stored(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Messages without what the tool quoted in them."""
+    def as_stored(self, messages: Sequence[Message], others: Collection[str] = ()) -> Sequence[Message]:
+        """Messages without what the tool quoted in them; `others` are ids of calls of another tool."""
         if self.settings.recall is None:
             return messages
         from .sources import without_sources
 
-        return [without_sources(message) for message in messages]
+        return [without_sources(message, others) for message in messages]
+
+    async def as_shown(self, message: Message) -> Message:
+        """A stored message with what the tool quoted in it."""
+        for tool in self.tools():
+            from .sources import with_sources
+
+            message = await with_sources(tool, message)
+        return message
 
     def status(self) -> dict[str, Json]:
         """How full memory is, in tokens against thresholds, and what waits to come into view."""
@@ -457,7 +478,7 @@ def observed_thread(
     """What a turn knows of its thread's observations, from what it read."""
     assert settings.observational_memory is not None
     assert state.observations is not None
-    observed = ObservedThread(
+    return ObservedThread(
         Place(store, clock, background.tell, resource, state.observations.log.thread_id),
         background,
         settings.observational_memory,
@@ -465,9 +486,6 @@ def observed_thread(
         last_at=None if state.thread is None else state.thread.updated_at,
         before=before,
     )
-    if state.observations.omitted:
-        observed.moved_on(f"budget: {state.observations.omitted} older messages were not loaded")
-    return observed
 
 
 def fit(rows: Sequence[Observation], room: int | None) -> tuple[list[Observation], tuple[str, ...]]:

@@ -45,7 +45,7 @@ from .settings import ObservationalMemory
 log = logging.getLogger("threadmark")
 
 LOADED = 1000
-"""Most uncovered messages that are read at once."""
+"""Most uncovered messages that are read at once, and so the most that a prompt shows."""
 
 PROFILE = 60
 """Most high-priority rows of other threads in a profile."""
@@ -101,6 +101,7 @@ def snapshot_of(
     *,
     last_at: datetime | None = None,
     tokens: Callable[[Message], int] = size_of,
+    backlog: bool = False,
 ) -> Snapshot:
     """What planning needs of a state; `last_at` is the thread's last activity, if it is known better."""
     raw = tuple(
@@ -121,7 +122,8 @@ def snapshot_of(
         raw=raw,
         rows=state.rows,
         ends=state.ends,
-        omitted=state.omitted,
+        omitted=0 if backlog else state.omitted,
+        backlog=backlog,
         last_at=last_at or (times[-1] if times else None),
         last_model=models[0] if models else None,
     )
@@ -158,7 +160,7 @@ class Worker:
 
     def _next(self, state: ObservationState, phase: Phase) -> Observe | Reflect | None:
         now = self._place.clock()
-        snapshot = snapshot_of(state)
+        snapshot = snapshot_of(state, backlog=state.omitted > 0)
         phases: tuple[Phase, ...] = ("background",) if phase == "background" else (phase, "background")
         for each in phases:
             for action in plan(snapshot, Moment(phase=each, now=now), self._settings):
@@ -167,10 +169,17 @@ class Worker:
         return None
 
     async def state(self) -> ObservationState:
-        """What is stored: the oldest uncovered messages, so that a long backlog is worked off in order."""
-        query = LogQuery(thread_id=self._place.thread_id, now=self._place.clock(), limit=LOADED, oldest=True)
-        state = await self._place.store.read_observations(self._place.resource_id, query)
-        return replace(state, omitted=0)
+        """What is stored.
+
+        If that is more than can be read at once (`omitted`), the messages are the oldest that are not
+        observed, so that a backlog is worked off in order.
+        """
+        query = LogQuery(thread_id=self._place.thread_id, now=self._place.clock(), limit=LOADED)
+        read = self._place.store.read_observations
+        state = await read(self._place.resource_id, query)
+        if not state.omitted:
+            return state
+        return await read(self._place.resource_id, replace(query, oldest=True))
 
     # -- observing -----------------------------------------------------------------------------------
 

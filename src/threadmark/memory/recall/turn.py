@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..._types import Message
+from ...stores.base._recall import MAX_RECALL
 from .result import RecallResult
 from .settings import SemanticRecall, as_filter, within
 
@@ -54,11 +55,14 @@ async def recall_for_turn(
     *,
     history: Sequence[Message],
     input: Sequence[Message],
+    before: int | None = None,
+    asked: Message | None = None,
 ) -> TurnRecall:
     """What the owner's messages say about the question. Never raises: a turn goes on without recall.
 
     What the prompt holds already takes no place. Where a budget may leave out some of `history`, enough is
-    found for that to be among it.
+    found for that to be among it. Of the thread itself nothing is found from `before` on, the `seq` of a
+    question that is asked again, nor `asked`, the message in which the run paused.
     """
     settings = memory.semantic_recall
     assert settings is not None
@@ -67,15 +71,26 @@ async def recall_for_turn(
         return TurnRecall(settings=settings, thread_id=thread_id, read_only=memory.read_only)
     wanted = within(as_filter(settings.filter), (thread_id,) if settings.scope == "thread" else None)
     may_drop = memory.max_context_tokens is not None
-    shown = {} if may_drop or not history or not history[0].seq else {thread_id: history[0].seq}
+    ids = [message.id for message in input if message.seq is not None]
+    ends = [] if before is None else [before]
+    if asked is not None:
+        ids.append(asked.id)
+    if memory.observational_memory is not None and not may_drop:
+        # Between the messages that are shown there are some that notes took the place of.
+        ids += [message.id for message in history]
+    elif not may_drop and history and history[0].seq:
+        ends.append(history[0].seq)
+    if thread_id in wanted.exclude_from:
+        ends.append(wanted.exclude_from[thread_id])
     wanted = replace(
         wanted,
-        exclude_ids=(*wanted.exclude_ids, *(message.id for message in input if message.seq is not None)),
-        exclude_from={**wanted.exclude_from, **shown},
+        exclude_ids=(*wanted.exclude_ids, *ids),
+        exclude_from={**wanted.exclude_from, **({thread_id: min(ends)} if ends else {})},
     )
     limit = settings.top_k + (min(len(history), SPARE) if may_drop else 0)
     if settings.fills:
         limit = max(limit, min(SPARE, settings.max_tokens // TOKENS_A_HIT))
+    limit = min(limit, MAX_RECALL)
     try:
         if not memory.read_only:
             await recaller.prepare(settings)
@@ -94,6 +109,8 @@ async def recall_for_turn(
         return TurnRecall(
             settings=settings, thread_id=thread_id, degraded=why[:500], read_only=memory.read_only
         )
+    if before is not None:
+        result = _earlier(result, thread_id, before)
     why_less = None if result.degraded is None else f"recall {result.degraded}"
     return TurnRecall(
         settings=settings,
@@ -102,6 +119,20 @@ async def recall_for_turn(
         degraded=why_less,
         read_only=memory.read_only,
     )
+
+
+def _earlier(result: RecallResult, thread_id: str, before: int) -> RecallResult:
+    """`result` without neighbours that stand in the thread from `before` on."""
+
+    def kept(messages: Sequence[Message]) -> tuple[Message, ...]:
+        return tuple([m for m in messages if m.thread_id != thread_id or (m.seq or 0) < before])
+
+    hits = []
+    for hit in result.hits:
+        window = kept(hit.window)
+        why = replace(hit.why, window=tuple([message.id for message in window]))
+        hits.append(replace(hit, window=window, why=why))
+    return replace(result, hits=tuple(hits), messages=kept(result.messages))
 
 
 def instructions(settings: SemanticRecall) -> str:

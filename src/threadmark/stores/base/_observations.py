@@ -203,8 +203,9 @@ class ObservationState:
 
     `rows` are the live rows that no visible summary stands for, in order of `place`, those not yet visible
     included. `raw` are the messages that are not covered, oldest first, at most `LogQuery.limit` of the
-    newest; `omitted` counts uncovered messages beyond it. `ends` are the values that `visible_seq` can be
-    moved to, in order: ends of ranges observed together. `profile` are rows of the owner's other threads.
+    newest; `omitted` counts the uncovered messages that are not among them. `ends` are the values that
+    `visible_seq` can be moved to, in order: ends of ranges observed together. `profile` are rows of the
+    owner's other threads.
     """
 
     log: ObservationLog
@@ -219,7 +220,8 @@ class ObservationState:
 class LogQuery:
     """What to read of a thread's log: at most `limit` uncovered messages, and the owner's profile if asked.
 
-    `now` tells which leases have run out. `oldest` reads the oldest uncovered messages instead of the newest.
+    `now` tells which leases have run out. `oldest` reads what is to be observed instead of the newest: the
+    oldest messages after `observed_seq` and, as far as `limit` leaves room, gaps that are not stubborn.
     With `profile`, up to that many high-priority rows of the owner's other threads are read, newest kept.
     """
 

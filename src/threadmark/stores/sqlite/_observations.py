@@ -114,17 +114,37 @@ def _uncovered(db: Connection, number: int, log: ObservationLog, query: LogQuery
     keys = to_json([first_key(number) + seq for seq in gaps])
     where = "key > ? AND key <= ?" + (" OR key IN (SELECT value FROM json_each(?))" if gaps else "")
     params: list[Any] = [since, until, *([keys] if gaps else [])]
-    order = "ASC" if query.oldest else "DESC"
-    rows = db.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {where} ORDER BY key {order} LIMIT ?",
-        [*params, query.limit],
-    )
-    if not query.oldest:
+    if query.oldest:
+        rows = _unobserved(db, number, log, query.limit)
+    else:
+        rows = db.execute(
+            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {where} ORDER BY key DESC LIMIT ?",
+            [*params, query.limit],
+        )
         rows.reverse()
     omitted = 0
-    if len(rows) == query.limit:
+    if query.oldest or len(rows) == query.limit:
         omitted = db.execute(f"SELECT count(*) FROM messages WHERE {where}", params)[0][0] - len(rows)
     return rows, omitted
+
+
+def _unobserved(db: Connection, number: int, log: ObservationLog, limit: int) -> list[Row]:
+    """Rows of the oldest messages that were never observed, then of gaps, in order of seq."""
+    base = first_key(number)
+    rows = db.execute(
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key > ? AND key <= ? ORDER BY key LIMIT ?",
+        (base + log.observed_seq, last_key(number), limit),
+    )
+    stubborn = set(log.stubborn)
+    keys = [base + seq for seq in log.gaps if seq not in stubborn]
+    if not keys or len(rows) >= limit:
+        return rows
+    gaps = db.execute(
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key IN (SELECT value FROM json_each(?)) "
+        "ORDER BY key LIMIT ?",
+        (to_json(keys), limit - len(rows)),
+    )
+    return [*gaps, *rows]
 
 
 def _profile(db: Connection, owner: str, query: LogQuery, number: int) -> tuple[Observation, ...]:

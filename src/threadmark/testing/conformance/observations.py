@@ -57,6 +57,20 @@ async def nothing_yet(h: Harness) -> None:
     same(["1", "2"], raws(await store.read_observations("ann", oldest)), "or the oldest")
 
 
+@behaviour("observations: what is to be observed is read oldest first, behind what was", needs="observations")
+async def oldest_unobserved(h: Harness) -> None:
+    store = await with_messages(h)
+    await observe(store, h, 1, 3, [row("one", "m1"), row("three", "m3")])
+
+    async def read(limit: int) -> tuple[list[str], int]:
+        query = LogQuery(thread_id="t1", now=h.clock(), limit=limit, oldest=True)
+        found = await store.read_observations("ann", query)
+        return raws(found), found.omitted
+
+    same((["4", "5"], 4), await read(2), "the oldest that were not observed, though nothing is in view")
+    same((["2", "4", "5", "6"], 2), await read(4), "and gaps, where there is room")
+
+
 @behaviour("observations: rows are buffered until they are activated", needs="observations")
 async def buffered(h: Harness) -> None:
     store = await with_messages(h)
