@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from threadmark import ConfigurationError, Message, ModelError, StoreError, TextPart, ToolPart
-from threadmark.memory.observe._types import ObserverBatch, ObserverResult, ObservingError
+from threadmark import (
+    ConfigurationError,
+    Message,
+    ModelError,
+    StoreError,
+    TextPart,
+    ToolPart,
+    ValidationError,
+)
+from threadmark.memory.observe._types import ObserverBatch, ObserverResult, ObservingError, Roles
+from threadmark.memory.observe.plan import Observe
+from threadmark.memory.observe.work import Place, Worker
 from threadmark.memory.tokens import message_tokens
-from threadmark.stores.base import Hints
+from threadmark.stores.base import Hints, RoleHealth
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing import ToolCall
 from threadmark.testing._faults import FaultyStore
@@ -498,3 +509,36 @@ async def test_a_store_that_fails_stores_nothing_in_part() -> None:
         store.clear()
         await world.say()
         assert await world.hidden() == []
+
+
+async def test_a_role_that_failed_ever_so_often_still_rests() -> None:
+    """The rest after a failure has a longest length, however many failures there were."""
+
+    def fail(batch: ObserverBatch) -> ObserverResult:
+        raise ObservingError("down", reason="failed")
+
+    world = World(small(Observer(fail), rest=1.0))
+    await world.memory.resource(WHO).thread(WHERE).save([Message.user("hello")])
+    worker = Worker(
+        Place(world.store, world.clock, world.events.append, WHO, WHERE),
+        small(),
+        Roles(observer=Observer(fail)),
+    )
+    state = await worker.state()
+    often = replace(state, log=replace(state.log, observer=RoleHealth(failures=5000)))
+    await worker.observe(often, Observe(from_seq=1, to_seq=1, ids=(state.raw[0].id,)))
+    assert (await world.state()).log.observer.failures == 1
+
+
+async def test_an_activation_that_did_not_happen_is_not_told() -> None:
+    """An activation is told of when observations came into view, not when the store refused it."""
+
+    class Refusing(FaultyStore):
+        async def activate_observations(self, *args: Any, **kwargs: Any) -> Any:
+            raise ValidationError("the log has moved")
+
+    world = World(small(Observer()), store=Refusing(SQLiteStore(None)))
+    for _ in range(12):
+        await world.say()
+    assert (await world.state()).log.observed_seq > 0
+    assert world.named("data-om-activation") == []

@@ -218,21 +218,24 @@ class ObservedThread:
                 now=self._place.clock(),
             ),
         )
-        if done is not None:
+        known = self.state.log
+        if done is not None and (
+            done.visible_seq > known.visible_seq or (whole and done.version > known.version)
+        ):
             what = "summaries took the place of observations" if whole else "took the place of messages"
             self.moved.append(f"observations: {what}: {_WHY[action.why]}")
-        self._place.tell(
-            MemoryEvent(
-                name="data-om-activation",
-                resource_id=self._place.resource_id,
-                thread_id=self._place.thread_id,
-                data={
-                    "why": action.why,
-                    "to_seq": None if isinstance(action, ActivateSummaries) else action.to_seq,
-                    "summaries": whole,
-                },
+            self._place.tell(
+                MemoryEvent(
+                    name="data-om-activation",
+                    resource_id=self._place.resource_id,
+                    thread_id=self._place.thread_id,
+                    data={
+                        "why": action.why,
+                        "to_seq": None if isinstance(action, ActivateSummaries) else action.to_seq,
+                        "summaries": whole,
+                    },
+                )
             )
-        )
         return True
 
     async def _observe(self, action: Observe, phase: Phase, model: Model | None) -> bool:

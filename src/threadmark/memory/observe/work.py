@@ -62,6 +62,7 @@ UNUSABLE = frozenset({"empty", "refusal", "unparsable", "loop", "no-sources", "i
 T = TypeVar("T")
 
 _LONGEST_REST = 3600.0
+_MOST_DOUBLINGS = 64
 _WORD = re.compile(r"\w{3,}")
 
 
@@ -396,7 +397,8 @@ class Worker:
             reason = error.reason if isinstance(error, ObservingError) else "failed"
             usage = error.usage if isinstance(error, ObservingError) else Usage()
             health = before.observer if what == "observation" else before.reflector
-            rest = self._settings.rest * 2.0 ** (health.failures + 1 - self._settings.max_failures)
+            doublings = min(_MOST_DOUBLINGS, health.failures + 1 - self._settings.max_failures)
+            rest = self._settings.rest * 2.0**doublings
             retry_at = place.clock() + timedelta(seconds=min(_LONGEST_REST, rest))
             text = str(error) if isinstance(error, ThreadmarkError) else type(error).__name__
             log.warning("%s of thread %r failed: %s", what, place.thread_id, text)

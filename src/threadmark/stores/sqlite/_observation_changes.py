@@ -5,7 +5,7 @@ Every function runs inside a transaction that the engine opened.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 
 from ..._codec import from_json, to_json
@@ -39,6 +39,7 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
     """Remove what was noted about messages that are deleted (`gone`) or whose content changed.
 
     Each row that cites one goes, with every summary over it; the other messages that it cited become gaps.
+    A row that cites nothing may rest on any message of its range, and goes with the first of them.
     Called before the messages' own rows go. Returns the number of rows removed.
     """
     changed = list(seqs)
@@ -59,15 +60,21 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
         "AND observation_key IN (SELECT key FROM observations WHERE thread_number = ? AND kind = 'none')",
         (messages, number),
     )
+    citing = [
+        row[0]
+        for row in db.execute(
+            f"SELECT DISTINCT observation_key FROM observation_sources WHERE message_key {_IN}", (messages,)
+        )
+    ]
     doomed = [
         row[0]
         for row in db.execute(
             "WITH RECURSIVE doomed(key) AS ("
-            f"  SELECT DISTINCT observation_key FROM observation_sources WHERE message_key {_IN}"
+            f"  SELECT key FROM observations WHERE key {_IN}"
             "  UNION SELECT c.summary_key FROM observation_children AS c "
             "    JOIN doomed ON doomed.key = c.child_key"
             ") SELECT key FROM doomed",
-            (messages,),
+            (to_json([*citing, *_unsourced(db, number, touched)]),),
         )
     ]
     doomed += [
@@ -119,6 +126,21 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
     )
     rehide(db, number, again)
     return removed
+
+
+def _unsourced(db: Connection, number: int, seqs: Iterable[int]) -> list[int]:
+    """Keys of rows that cite nothing, and were made of a range that holds one of `seqs`."""
+    ordered = sorted(seqs)
+    return [
+        key
+        for key, first, last in db.execute(
+            "SELECT key, from_seq, to_seq FROM observations WHERE thread_number = ? AND made_by = 'observer' "
+            "AND NOT EXISTS (SELECT 1 FROM observation_sources AS s "
+            "  WHERE s.observation_key = observations.key)",
+            (number,),
+        )
+        if bisect_right(ordered, last) > bisect_left(ordered, first)
+    ]
 
 
 def remove_rows(db: Connection, marked: str) -> int:

@@ -33,8 +33,9 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
     if job is None:
         raise ConflictError(f"job {write.job_id!r} is not held any more: its lease was taken over")
     log = log_of(db, number, write.thread_id, write.now)
+    whole = True
     if job.kind == "observe":
-        keys, uncovered = _commit_rows(db, owner, number, log, job.from_seq, job.to_seq, write)
+        keys, uncovered, whole = _commit_rows(db, owner, number, log, job.from_seq, job.to_seq, write)
         role = "observer"
     else:
         keys, uncovered = _commit_summaries(db, owner, number, write), ()
@@ -49,7 +50,7 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
         "WHERE thread_number = ? AND id = ?",
         (time_to_text(write.now), to_json(dict(write.usage)), number, write.job_id),
     )
-    if write.title:
+    if write.title and whole:
         db.execute(
             "UPDATE threads SET title = ?, title_source = 'generated', version = version + 1 "
             "WHERE number = ? AND coalesce(title_source, '') <> 'user'",
@@ -73,7 +74,12 @@ def _commit_rows(
     first: int,
     last: int,
     write: ObservationCommit,
-) -> tuple[list[int], Sequence[str]]:
+) -> tuple[list[int], Sequence[str], bool]:
+    """Keys of the rows, ids of messages left uncovered, and whether all that was read is as it was.
+
+    If a message was changed or deleted since, what names no message (hints, extracted values, a title, rows
+    without sources) may rest on it, and is not stored.
+    """
     fresh = last > log.observed_seq
     if (fresh and first != log.observed_seq + 1) or first <= log.visible_seq < last:
         raise ConflictError("the log has moved since this job was claimed")
@@ -81,21 +87,25 @@ def _commit_rows(
     known = {covered.message_id: covered.digest for covered in write.covered}
     there: dict[str, int] = {}
     unchanged: set[str] = set()
+    as_read = 0
     for row in db.execute(
         f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key BETWEEN ? AND ?", (base + first, base + last)
     ):
         message = message_from_row(row)
+        same = known.get(message.id) == message_digest(message)
+        as_read += same
         if not fresh and message.seq not in log.gaps:
             continue  # covered already, by another job
         there[message.id] = row[0]
-        if known.get(message.id) == message_digest(message):
+        if same:
             unchanged.add(message.id)
+    whole = as_read == len(known)
     cited: set[str] = set()
     keys: list[int] = []
     newer: list[tuple[int, int]] = []
     for new in write.rows:
         ids = {source.message_id for source in new.sources}
-        if not ids <= unchanged or new.children:
+        if not ids <= unchanged or new.children or not (ids or whole):
             continue
         key = _insert(db, owner, number, write, new, first, last)
         keys.append(key)
@@ -131,11 +141,12 @@ def _commit_rows(
     if write.activate and fresh and visible == log.observed_seq:
         visible = last
     # Only messages newer than the hints' own can make them stale: an older range leaves them.
-    hints = log.hints if write.hints is None or log.hints.seq > last else write.hints
+    hints = log.hints if write.hints is None or log.hints.seq > last or not whole else write.hints
     kept = from_json(
         db.execute("SELECT extracted FROM observation_logs WHERE thread_number = ?", (number,))[0][0]
     )
-    kept.update({name: [value, last] for name, value in write.extracted.items()})
+    if whole:
+        kept.update({name: [value, last] for name, value in write.extracted.items()})
     db.execute(
         "UPDATE observation_logs SET observed_seq = max(observed_seq, ?), visible_seq = ?, hints = ?, "
         "extracted = ? WHERE thread_number = ?",
@@ -154,7 +165,7 @@ def _commit_rows(
         ),
     )
     rehide(db, number, [*keys, *(old for old, _ in newer)])
-    return keys, [message_id for message_id in there if message_id not in cited]
+    return keys, [message_id for message_id in there if message_id not in cited], whole
 
 
 def _in_view_with(db: Connection, key: int, visible: int, last: int) -> bool:

@@ -64,6 +64,7 @@ for _topic in (
     "transfer",
     "erase",
     "observations",
+    "observations_unsourced",
     "recall",
     "vectors",
     "concurrency",
