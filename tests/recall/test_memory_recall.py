@@ -418,6 +418,83 @@ async def test_a_reranker_has_its_say(memory: Memory) -> None:
     assert "reranker" in ((await ana.recall("fail")).degraded or "")
 
 
+class ByNumber:
+    async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        return [float(text.split()[-1]) for text in texts]
+
+
+async def test_pages_with_a_reranker_are_slices_of_one_ranking(memory: Memory) -> None:
+    """Every hit is on one page and one only, also beyond what the reranker sees."""
+    settings = SemanticRecall(mode="lexical", reranker=ByNumber(), top_k=4)
+    memory.settings = memory.settings.merge({"semantic_recall": settings})
+    ana = memory.resource("ana")
+    for i in range(26):
+        await ana.thread(f"t{i}").save([said(f"kiln {'filler ' * i} {i}", id=f"m{i}")])
+    pages = [(await ana.recall("kiln", page=page)).hits for page in range(8)]
+    assert [len(page) for page in pages] == [4, 4, 4, 4, 4, 4, 2, 0]
+    hits = [hit for page in pages for hit in page]
+    assert {hit.message.id for hit in hits} == {f"m{i}" for i in range(26)}
+    assert [hit.why.rank for hit in hits] == list(range(1, 27))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "same", "other"),
+    [
+        (RecallFilter(roles=("user",)), {"roles": ["user", "assistant"]}, {"roles": ["assistant"]}),
+        (RecallFilter(speaker_id="a1"), {"speaker": "a1"}, {"speaker": "b1"}),
+        (RecallFilter(metadata={"n": 1}), {"metadata": {"n": 1.0}}, {"metadata": {"n": True}}),
+        (RecallFilter(until=DAY), {"until": DAY + timedelta(days=9)}, {"since": DAY + timedelta(days=1)}),
+    ],
+)
+async def test_conditions_and_the_settings_filter_both_hold(
+    memory: Memory, fixed: RecallFilter, same: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """A condition of the question narrows the settings' filter, and never replaces it."""
+    settings = SemanticRecall(mode="lexical", filter=fixed)
+    memory.settings = memory.settings.merge({"semantic_recall": settings})
+    ana = memory.resource("ana")
+    late = DAY + timedelta(days=3)
+    left_out = [
+        said("kiln", BEN, 3, id="k2", metadata={"n": True}),
+        Message.assistant("kiln", created_at=late, metadata={"n": True}),
+    ]
+    await ana.thread("n").save([said("kiln", ANA, id="k1", metadata={"n": 1}), *left_out])
+    assert "k1" in [hit.message.id for hit in await ana.recall("kiln")]
+    allowed = {hit.message.id for hit in await ana.recall("kiln")}
+    assert {hit.message.id for hit in await ana.recall("kiln", **same)} == allowed
+    assert not (await ana.recall("kiln", **other)).hits
+
+
+async def test_a_read_only_memory_looks_up_what_is_there(tmp_path: Path) -> None:
+    """It switches nothing on and adds no space: words alone then, or nothing, and `degraded` says so."""
+    url = f"sqlite:///{tmp_path / 'm.db'}"
+    first = Animals()
+    async with Memory(url) as memory:
+        await fill(memory)
+    async with Memory(url, embedder=first, read_only=True) as memory:
+        found = await memory.resource("ana").recall("puppy")
+        assert (found.hits, "is off" in (found.degraded or "")) == ((), True)
+        with pytest.raises(ConfigurationError, match="off"):
+            await memory.resource("ana").matches("puppy")
+        with pytest.raises(ConfigurationError, match="off"):
+            await memory.resource("ana").threads.search("puppy")
+        await memory.settled()
+        assert not (await memory.index_state()).enabled
+    async with Memory(url, embedder=first) as memory:
+        await memory.resource("ana").recall("puppy")
+        await memory.settled()
+    async with Memory(url + "?mode=ro", embedder=Animals("other"), read_only=True) as memory:
+        found = await memory.resource("ana").recall("puppy")
+        assert found.hits[0].message.id == "m1"
+        assert (found.mode, "words alone" in (found.degraded or "")) == ("lexical", True)
+        assert [space.name for space in (await memory.index_state()).spaces] == [first.name]
+        found = await memory.resource("ana").recall("puppy", mode="vector")
+        assert (found.hits, "no space" in (found.degraded or "")) == ((), True)
+    async with Memory(url + "?mode=ro", embedder=first, read_only=True) as memory:
+        found = await memory.resource("ana").recall("puppy")
+        assert (found.mode, found.degraded) == ("hybrid", None)
+
+
 async def test_matches_counts_and_lists(memory: Memory) -> None:
     """Every message with the words, by time, with the total; conditions apply."""
     await fill(memory)

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from threadmark import Agent, ConfigurationError, Memory, Message, SemanticRecall, Speaker, ToolPart
+from threadmark import (
+    Agent,
+    ConfigurationError,
+    Memory,
+    Message,
+    RecallFilter,
+    SemanticRecall,
+    Speaker,
+    ToolPart,
+)
 from threadmark.models.base import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
@@ -369,6 +378,7 @@ async def test_the_tool_reads_long_content_without_loss() -> None:
         ({}, "query"),
         ({"query": "x", "mode": "guess"}, "mode"),
         ({"query": "x", "since": "yesterday"}, "ISO"),
+        ({"query": "x", "since": "0001-01-01T00:00:00+14:00"}, "years 1 to 9999"),
         ({"query": "x", "page": -1}, "page"),
         ({"query": "x", "page": 10_000}, "pages"),
         ({"query": 5}, "query"),
@@ -407,3 +417,118 @@ async def test_a_repeated_and_an_edited_question() -> None:
         await seen.agent.generate(question, resource="ana", thread="now")
         assert "Biscuit" in seen.recalled
         assert "What is the puppy" not in seen.recalled
+
+
+async def test_the_tool_cannot_widen_the_filter() -> None:
+    """What the settings' filter leaves out, no argument of the tool brings back."""
+    allowed = RecallFilter(roles=("user",), since=DAY.replace(tzinfo=None), speaker_id="a1")
+    settings = SemanticRecall(mode="lexical", filter=allowed)
+    async with Memory("sqlite://", semantic_recall=settings) as memory:
+        talk = [
+            said("An early puppy.", ANA, -1),
+            said("My puppy is Biscuit.", ANA, id="m1"),
+            Message.assistant("A puppy secret.", created_at=DAY, id="m2"),
+            said("A puppy of mine.", BEN),
+        ]
+        await memory.resource("ana").thread("old").save(talk)
+        role, person, early, fine, read, hidden = await use(
+            memory,
+            {"query": "puppy", "role": "assistant"},
+            {"query": "puppy", "speaker": "b1"},
+            {"query": "puppy", "since": "2020-01-01"},
+            {"mode": "count", "query": "puppy", "role": "user", "speaker": "Ana"},
+            {"message_id": "m1"},
+            {"message_id": "m2"},
+        )
+        assert role["messages"] == []
+        assert "nobody called 'b1'" in person
+        assert [message["id"] for message in early["messages"]] == ["m1"]
+        assert fine == {"total": 1}
+        assert not {"previous_message_id", "next_message_id"} & read.keys()
+        assert "there is no message" in hidden
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        RecallFilter(metadata={"public": True}),
+        RecallFilter(roles=("user",)),
+        RecallFilter(speaker_id="a1"),
+        RecallFilter(speakers=("Ana",)),
+        RecallFilter(since=DAY, until=DAY),
+        RecallFilter(exclude_ids=("p", "q")),
+        RecallFilter(thread_ids=("t",), metadata={"public": True}),
+    ],
+)
+async def test_neighbours_in_a_prompt_pass_the_filter(allowed: RecallFilter) -> None:
+    """A window brings nothing into a prompt that the settings' filter leaves out; `user.recall` gets it."""
+    settings = SemanticRecall(mode="lexical", filter=allowed, top_k=1, window=2)
+    async with Memory("sqlite://", semantic_recall=settings) as memory:
+        before = DAY - timedelta(days=1)
+        talk = [
+            Message.assistant("PRIVATE diagnosis", id="p", created_at=before, metadata={"public": 1}),
+            said("The kiln costs 1,200 euros.", ANA, id="k", metadata={"public": True}),
+            said("We fire it on Mondays.", ANA, id="n", metadata={"public": True}),
+            said("PRIVATE too", BEN, 1, id="q") if not allowed.roles else Message.assistant("PRIVATE too"),
+        ]
+        await memory.resource("ana").thread("t").save(talk)
+        seen = Seen(memory)
+        await seen.ask("What does the kiln cost?")
+        assert "1,200" in seen.recalled
+        assert "Mondays" in seen.recalled
+        assert "PRIVATE" not in seen.recalled
+        assert len((await memory.resource("ana").recall("kiln costs")).messages) == 4
+
+
+async def test_names_are_told_from_the_scope_alone() -> None:
+    """Who spoke in other threads is not told where the settings reach this thread only."""
+    settings = SemanticRecall(mode="lexical", scope="thread")
+    async with Memory("sqlite://", semantic_recall=settings) as memory:
+        ana = memory.resource("ana")
+        await ana.thread("private").save([said("kiln", Speaker(id="doc", name="Dr Oncologist"))])
+        await ana.thread("tool").save([said("kiln", BEN)])
+        nobody, doctor = await use(
+            memory, {"query": "kiln", "speaker": "Zoe"}, {"query": "kiln", "speaker": "Dr Oncologist"}
+        )
+        assert nobody.endswith("Those who spoke are Ben.")
+        assert doctor.endswith("Those who spoke are Ben.")
+
+
+async def test_everybody_of_a_name_counts() -> None:
+    """Of several people of one name the tool finds what all of them said."""
+    async with Memory("sqlite://", semantic_recall=LEXICAL) as memory:
+        talk = [
+            said("kiln one", ANA),
+            said("kiln two", Speaker(id="a2", name="Ana")),
+            said("kiln three", Speaker(id="b2", name="Ben Silva")),
+            said("kiln four", Speaker(id="b3", name="Ben Souza")),
+        ]
+        await memory.resource("ana").thread("old").save(talk)
+        anas, bens, one = await use(
+            memory,
+            {"mode": "count", "query": "kiln", "speaker": "ana"},
+            {"mode": "count", "query": "kiln", "speaker": "Ben"},
+            {"mode": "count", "query": "kiln", "speaker": "a2"},
+        )
+        assert (anas, bens, one) == ({"total": 2}, {"total": 2}, {"total": 1})
+
+
+async def test_a_read_only_turn_adds_no_space() -> None:
+    """An embedder without vectors in the database leaves words to a read-only turn, which says so."""
+
+    class Second:
+        name, dimension = "second", 3
+
+        async def embed(self, texts: Sequence[str], *, query: bool = False) -> Any:
+            return [[1.0, 0.0, 0.0] for _ in texts]
+
+    async with Memory("sqlite://", semantic_recall=LEXICAL) as memory:
+        await fill(memory)
+        seen = Seen(memory, ToolCall("recall", {"query": "puppy"}))
+        settings = SemanticRecall(embedder=Second())
+        result = await seen.ask("What is the puppy called?", read_only=True, semantic_recall=settings)
+        await memory.settled()
+        assert "Biscuit" in seen.recalled
+        assert "Biscuit" in outcomes(seen)
+        assert "words alone" in result.context.degraded[0]
+        assert (await memory.index_state()).spaces == ()

@@ -132,8 +132,9 @@ class Threads:
         """The threads that cover `query` best as a whole, by words, best first.
 
         Each `ThreadHit` has its `thread`, `score`, `rank` and `terms`, the query's words that occur in it.
-        `metadata` is as for `list`. The first call switches the index for recall on and fills it. Raises
-        `ValidationError` for an empty query, `ConfigurationError` where the store keeps no index.
+        `metadata` is as for `list`. The first call switches the index for recall on and fills it, unless the
+        memory is `read_only`. Raises `ValidationError` for an empty query, `ConfigurationError` where the
+        store keeps no index, or it is off and the memory is `read_only`.
         """
         from .recall.ask import check_query
         from .recall.settings import SemanticRecall
@@ -141,7 +142,8 @@ class Threads:
         check_query(query)
         check_count("limit", limit, least=1)
         self._memory.recaller.check(None)
-        await self._memory.recaller.prepare(SemanticRecall(mode="lexical"), wait=True)
+        if not self._memory.settings.read_only:
+            await self._memory.recaller.prepare(SemanticRecall(mode="lexical"), wait=True)
         return await self._store.search_threads(
             self._resource, query, limit=limit, metadata=check_filter(metadata)
         )

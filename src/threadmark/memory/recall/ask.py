@@ -4,52 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..._errors import ValidationError
-from ..._ids import check_choice, check_count, check_filter, check_id, check_paging, utc
+from ..._ids import check_count, check_paging
 from ..._types import MessagePage
 from ...stores.base import Direction, MatchQuery, RecallFilter, Scalar
+from .filters import narrowed
 from .result import RecallResult
-from .settings import RecallMode, SemanticRecall, as_filter, within
+from .settings import RecallMode, SemanticRecall, as_filter
 
 if TYPE_CHECKING:
     from ..memory import Memory
 
 MOST_CHARACTERS = 1_000_000
 """Longest query. What counts of it is its beginning; a longer one is a mistake."""
-
-
-def narrowed(
-    filter: RecallFilter,
-    *,
-    thread: str | Sequence[str] | None = None,
-    roles: Sequence[str] = (),
-    speaker: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    metadata: Mapping[str, Scalar] | None = None,
-) -> RecallFilter:
-    """`filter` with more conditions. Raises `ValidationError` for what makes no sense."""
-    threads: tuple[str, ...] | None = None
-    if thread is not None:
-        names = (thread,) if isinstance(thread, str) else tuple(thread)
-        threads = tuple([check_id("thread", name) for name in names])
-    for role in roles:
-        check_choice("role", role, ("user", "assistant"))
-    changes: dict[str, Any] = {}
-    if roles:
-        changes["roles"] = tuple(roles)
-    if speaker is not None:
-        changes["speaker_id"] = check_id("speaker", speaker)
-    if since is not None:
-        changes["since"] = utc("since", since)
-    if until is not None:
-        changes["until"] = utc("until", until)
-    if metadata is not None:
-        changes["metadata"] = {**filter.metadata, **check_filter(metadata)}
-    return within(replace(filter, **changes) if changes else filter, threads)
 
 
 async def recall(
@@ -76,10 +45,19 @@ async def recall(
     check_count("page", page)
     narrow = narrowed(as_filter(settings.filter), thread=thread, **conditions)
     memory.recaller.check(settings)
-    await memory.recaller.prepare(settings, wait=True)
-    await memory.recaller.catch_up()
+    read_only = memory.settings.read_only
+    if not read_only:
+        await memory.recaller.prepare(settings, wait=True)
+        await memory.recaller.catch_up()
     return await memory.recaller.search(
-        owner, query, settings, narrow, limit=settings.top_k, offset=page * settings.top_k, strict=True
+        owner,
+        query,
+        settings,
+        narrow,
+        limit=settings.top_k,
+        offset=page * settings.top_k,
+        strict=True,
+        read_only=read_only,
     )
 
 
@@ -104,7 +82,8 @@ async def matches(
     narrow = narrowed(as_filter(filter), thread=thread, **conditions)
     settings = memory.settings.semantic_recall or SemanticRecall()
     memory.recaller.check(settings)
-    await memory.recaller.prepare(settings, wait=True)
+    if not memory.settings.read_only:
+        await memory.recaller.prepare(settings, wait=True)
     request = MatchQuery(text=text, any_word=any_word, filter=narrow, order=order, page=number, per_page=size)
     return await memory.store.match_messages(owner, request)
 

@@ -16,7 +16,8 @@ from ...recall.query import Query, parse_query
 from ...recall.rank import Ranked, Settings, Why
 from ...recall.rerank import rerank
 from ...recall.text import searchable
-from ...stores.base import RecallFilter, RecallHit, RecallQuery, RecallState, Store
+from ...stores.base import RecallAnswer, RecallFilter, RecallHit, RecallQuery, RecallState, Store
+from ...stores.base._recall import MAX_RECALL
 from .embedding import embed, resolve
 from .indexing import Indexer, OnProgress
 from .result import Recalled, RecallReason, RecallResult
@@ -117,36 +118,37 @@ class Recaller:
         offset: int = 0,
         near: int | None = None,
         strict: bool = False,
+        read_only: bool = False,
     ) -> RecallResult:
         """What the owner's messages say about `text`: `limit` hits after the first `offset`.
 
         The first `near` of them bring their neighbours, all if it is `None`.
 
         Where the embedder or the reranker fails, the answer says so in `degraded`; with `strict` a failure
-        that leaves nothing to search by raises `ModelError`.
+        that leaves nothing to search by raises `ModelError`. With `read_only` nothing is switched on or made
+        for the question: what is not there is left out, and `degraded` says so.
         """
         if not isinstance(text, str):
             raise ValidationError(f"the query must be a string, not {type(text).__name__}")
         if not text.strip():
             return RecallResult(query=text)
-        query, vector, space, degraded = await self._vector(owner, text, settings)
+        query, vector, space, degraded = await self._vector(owner, text, settings, read_only)
         lexical = settings.mode != "vector"
         if vector is None and not lexical:
             if strict and degraded is not None:
                 raise ModelError(degraded)
             return RecallResult(query=text, mode="vector", degraded=degraded)
-        mode: Literal["lexical", "vector", "hybrid"] = (
-            "lexical" if vector is None else "hybrid" if lexical else "vector"
-        )
-        reranks = settings.reranker is not None
+        # One pool, whatever the page: pages of pools of their own would repeat hits and leave out others.
+        pool = min(MAX_RECALL, max(20, RERANK_POOL * limit)) if settings.reranker is not None else 0
+        reranks = offset < pool
         apart = reranks or (near is not None and near < limit)
         request = RecallQuery(
             query=query,
             vector=vector,
             space=space,
             lexical=lexical,
-            limit=min(1000 - offset, max(20, RERANK_POOL * limit)) if reranks else limit,
-            offset=offset,
+            limit=max(pool, offset + limit) if reranks else limit,
+            offset=0 if reranks else offset,
             threshold=settings.threshold,
             filter=filter,
             before=0 if apart else settings.before,
@@ -154,19 +156,25 @@ class Recaller:
             settings=Settings(recency=settings.recency, half_life=settings.half_life),
         )
         try:
-            answer = await self.store.search_messages(owner, request)
+            answer, why_less = await self._answer(owner, request, read_only)
         except ConfigurationError:
             # Another process may have switched the index off, or dropped a space: the next call looks anew.
             self.indexer.forget()
             raise
+        if why_less is not None:
+            degraded = why_less
+            vector = None
+        mode: Literal["lexical", "vector", "hybrid"] = (
+            "vector" if not lexical else "lexical" if vector is None else "hybrid"
+        )
         hits, messages = answer.hits, answer.messages
         if reranks and hits:
             try:
-                hits = await _reranked(settings.reranker, text, hits)
+                hits = (*await _reranked(settings.reranker, text, hits[:pool]), *hits[pool:])
             except ModelError as error:
                 log.warning("recall goes on without its reranker: %s", error)
                 degraded = str(error) if degraded is None else f"{degraded}; {error}"
-            hits = hits[:limit]
+            hits = hits[offset : offset + limit]
         if apart and hits:
             messages = await self._with_neighbours(owner, [hit.message for hit in hits], near, settings)
         return RecallResult(
@@ -179,8 +187,27 @@ class Recaller:
             embedded=answer.embedded,
         )
 
+    async def _answer(
+        self, owner: str, request: RecallQuery, read_only: bool
+    ) -> tuple[RecallAnswer, str | None]:
+        """The store's answer. Where it has no such space, or no index, `read_only` takes what there is."""
+        try:
+            return await self.store.search_messages(owner, request), None
+        except ConfigurationError as error:
+            if not read_only:
+                raise
+            why = str(error)
+        if request.vector is not None and request.lexical:
+            try:
+                words = replace(request, vector=None, space=None)
+                return await self.store.search_messages(owner, words), f"searched by words alone: {why}"
+            except ConfigurationError as error:
+                why = str(error)
+        log.warning("nothing is recalled: %s", why)
+        return RecallAnswer(), f"found nothing: {why}"
+
     async def _vector(
-        self, owner: str, text: str, settings: SemanticRecall
+        self, owner: str, text: str, settings: SemanticRecall, read_only: bool
     ) -> tuple[Query | str, bytes | None, str | None, str | None]:
         """The question analysed, its vector and the vector's space; why there is none, if there should be."""
         embedder = self.embedder(settings)
@@ -188,7 +215,8 @@ class Recaller:
             return text, None, None, None
         query = parse_query(text, speakers=await self.store.list_speakers(owner))
         try:
-            await self.indexer.add(embedder, timeout=settings.timeout)
+            if not read_only:
+                await self.indexer.add(embedder, timeout=settings.timeout)
             (vector,) = await embed(embedder, [query.embed], query=True, timeout=settings.timeout)
         except ThreadmarkError as error:
             if isinstance(error, ConfigurationError) and settings.mode in ("vector", "hybrid"):

@@ -27,8 +27,10 @@ from ..._types import Message
 from ...recall.analyze import analyze
 from ...recall.text import searchable
 from ..context.render import attribute, escape
+from .filters import passes
 from .pieces import cut
 from .result import Recalled, RecallResult
+from .settings import as_filter
 from .turn import TurnRecall
 
 FENCE_TOKENS = 40
@@ -70,8 +72,9 @@ def choose(
     """The best of what was recalled that is not `shown` already and fits `room` tokens.
 
     First the `top_k` best, each within its share of the room; then more hits, where the settings fill it;
-    then the neighbours of the best, by rank. What neither words nor meaning speak for is left out, and of
-    the further hits those that far less speaks for than for the best.
+    then the neighbours of the best, by rank, those alone that pass the settings' filter. What neither words
+    nor meaning speak for is left out, and of the further hits those that far less speaks for than for the
+    best.
     """
     result, settings = recall.result, recall.settings
     if result is None:
@@ -112,9 +115,11 @@ def choose(
         if left < LEAST:
             break
         add(hit.message, hit.why.terms)
+    allowed = as_filter(settings.filter)
     for hit in first:
         for message in hit.window:
-            if left >= LEAST:
+            # Of the hit's thread, so that only what a filter says of messages is open.
+            if left >= LEAST and passes(message, allowed):
                 add(message)
     scores = {hit.message.id: round(hit.score, 4) for hit in hits}
     here = [line for line in lines if line.message.thread_id == recall.thread_id]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 from ..._codec import to_json
 from ..._errors import ValidationError
-from ..._ids import check_count
+from ..._ids import check_count, utc
 from ..._types import Json, Message, Part, TextPart, ToolPart
 from ...recall.text import RECALLED, quotes_memory
 from ...stores.base import MatchQuery, RecallFilter
 from ..tools import MemoryTool
-from .ask import narrowed
+from .filters import narrowed, passes
 from .recaller import Recaller
 from .render import when, who
-from .settings import as_filter
+from .settings import as_filter, within
 from .turn import TurnRecall
 
 TOOL_NAME = "recall"
@@ -29,6 +28,8 @@ SHOWN_IN_LIST = 300
 SLICE = 6000
 """Characters of a message in one answer when it is read by its id."""
 MOST_PAGES = 40
+NAMED = 500
+"""Of how many messages, the newest, the speakers are named to a model that named nobody known."""
 NUMBERS = ("total", "next_page")
 """What is stored of an outcome beside ids."""
 GONE = "What was deleted since is left out."
@@ -129,14 +130,24 @@ class _Call:
             raise ValidationError('give a query to search for, or mode "list"')
         settings = replace(self.recall.settings, window=(0, 0))
         result = await self.recaller.search(
-            self.owner, query, settings, filter, limit=PER_PAGE + 1, offset=page * PER_PAGE
+            self.owner,
+            query,
+            settings,
+            filter,
+            limit=PER_PAGE + 1,
+            offset=page * PER_PAGE,
+            read_only=self.recall.read_only,
         )
         found = result.hits[:PER_PAGE]
         answer: dict[str, Json] = {"messages": [_shown(hit.message, SHOWN) for hit in found]}
         if len(result.hits) > PER_PAGE:
             answer["next_page"] = page + 1
         if result.degraded is not None:
-            answer["note"] = "Searched by words alone: search by meaning failed for the moment."
+            answer["note"] = (
+                "Searched by words alone: search by meaning failed for the moment."
+                if result.indexed
+                else "Nothing could be searched for the moment."
+            )
         return answer
 
     async def _list(self, query: str, filter: RecallFilter, page: int, *, counts: bool) -> Json:
@@ -163,85 +174,72 @@ class _Call:
             self.owner, [wanted], thread_id=thread, before=1, after=1
         )
         place = next((i for i, message in enumerate(around) if message.id == wanted), None)
-        if place is None or not await self._allowed(around[place], as_filter(settings.filter)):
+        fixed = as_filter(settings.filter)
+        if place is None or not await self._allowed(around[place], fixed):
             raise ValidationError(f"there is no message {wanted!r}")
         text = full_text(around[place])
         answer = {**_about(around[place]), "text": text[offset : offset + SLICE], "characters": len(text)}
         if offset + SLICE < len(text):
             answer["next_offset"] = offset + SLICE
-        if place > 0:
+        if place > 0 and passes(around[place - 1], fixed):
             answer["previous_message_id"] = around[place - 1].id
-        if place + 1 < len(around):
+        if place + 1 < len(around) and passes(around[place + 1], fixed):
             answer["next_message_id"] = around[place + 1].id
         return answer
 
     async def _allowed(self, message: Message, filter: RecallFilter) -> bool:
         """Whether the settings' own filter lets the agent reach a message."""
-        if filter == RecallFilter():
+        if not passes(message, filter):
+            return False
+        if not filter.thread_metadata:
             return True
-        narrow = narrowed(filter, thread=message.thread_id)
-        moment = message.created_at
-        if moment is not None:
-            narrow = replace(
-                narrow,
-                since=max(filter.since, moment) if filter.since else moment,
-                until=min(filter.until, moment) if filter.until else moment,
-            )
-        page = 0
-        while True:
-            request = MatchQuery(filter=narrow, page=page, per_page=200)
-            found = await self.recaller.store.match_messages(self.owner, request)
-            if any(item.id == message.id for item in found):
-                return True
-            if not found.has_more:
-                return False
-            page += 1
+        of_thread = narrowed(RecallFilter(thread_metadata=filter.thread_metadata), thread=message.thread_id)
+        found = await self.recaller.store.match_messages(self.owner, MatchQuery(filter=of_thread, per_page=1))
+        return found.total > 0
 
     async def _filter(self, args: Mapping[str, Json]) -> RecallFilter:
         settings = self.recall.settings
         thread = args.get("thread", "all")
-        own = settings.scope == "thread" or thread == "this"
-        wanted = narrowed(
-            as_filter(settings.filter),
-            thread=self.recall.thread_id if own else None if thread == "all" else thread,
-            roles=[args["role"]] if "role" in args else (),
-        )
         if settings.scope == "thread" and thread not in ("all", "this", self.recall.thread_id):
             raise ValidationError("only this conversation can be searched")
-        changes: dict[str, Any] = {}
-        for name in ("since", "until"):
-            if name in args:
-                changes[name] = _time(name, args[name])
-        if "speaker" in args:
-            changes["speaker_id"] = await self._speaker(args["speaker"], wanted)
-        for name in ("since", "until", "speaker_id"):
-            fixed = getattr(wanted, name)
-            if name in changes and fixed is not None:
-                # What the settings allow cannot be widened.
-                narrower = {"since": max, "until": min}.get(name)
-                changes[name] = narrower(fixed, changes[name]) if narrower else fixed
-        return replace(wanted, **changes)
+        own = settings.scope == "thread" or thread == "this"
+        reached = within(
+            as_filter(settings.filter), (self.recall.thread_id,) if settings.scope == "thread" else None
+        )
+        wanted = narrowed(
+            reached,
+            thread=self.recall.thread_id if own else None if thread == "all" else thread,
+            roles=[args["role"]] if "role" in args else (),
+            since=_time("since", args["since"]) if "since" in args else None,
+            until=_time("until", args["until"]) if "until" in args else None,
+        )
+        return await self._by(args["speaker"], wanted, reached) if "speaker" in args else wanted
 
-    async def _speaker(self, given: str, filter: RecallFilter) -> str:
-        """The id of the speaker that the model names by id or name."""
+    async def _by(self, given: str, filter: RecallFilter, reached: RecallFilter) -> RecallFilter:
+        """`filter` for the speaker that the model names by id or name; of one name there may be several.
+
+        Raises `ValidationError` for nobody, with names of those alone that `reached` reaches.
+        """
         store = self.recaller.store
-        by_id = MatchQuery(filter=replace(filter, speaker_id=given), per_page=1)
-        if (await store.match_messages(self.owner, by_id)).total:
-            return given
+        by_id = narrowed(filter, speaker=given)
+        if (await store.match_messages(self.owner, MatchQuery(filter=by_id, per_page=1))).total:
+            return by_id
         names = await store.list_speakers(self.owner)
         wanted = given.strip().casefold()
-        name = next((name for name in names if name.casefold() == wanted), None) or next(
-            (name for name in names if wanted in name.casefold().split()), None
-        )
-        page = 0
-        while name is not None:
-            found = await store.match_messages(self.owner, MatchQuery(filter=filter, page=page, per_page=500))
-            for message in found:
-                if message.speaker is not None and message.speaker.name == name:
-                    return message.speaker.id
-            if not found.has_more:
-                break
-            page += 1
+        same = [name for name in names if name.casefold() == wanted]
+        for called in (same, [name for name in names if wanted in name.casefold().split()]):
+            if filter.speakers:
+                called = [name for name in called if name in filter.speakers]
+            if called:
+                by_name = replace(filter, speakers=tuple(called))
+                if (await store.match_messages(self.owner, MatchQuery(filter=by_name, per_page=1))).total:
+                    return by_name
+        if reached != RecallFilter():
+            lately = MatchQuery(filter=reached, order="desc", per_page=NAMED)
+            found = await store.match_messages(self.owner, lately)
+            names = sorted(
+                {item.speaker.name or item.speaker.id for item in found if item.speaker is not None}
+            )
         known = f" Those who spoke are {', '.join(names[:20])}." if names else ""
         raise ValidationError(f"nobody called {given!r} said anything.{known}")
 
@@ -337,7 +335,7 @@ def _time(name: str, text: str) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValidationError(f'{name} must be an ISO date such as "2026-11-03", not {text!r}') from None
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo is not None else utc(name, moment)
     if name == "until" and len(text.strip()) <= 10:
         moment += timedelta(days=1, microseconds=-1)
-    return moment.astimezone(UTC)
+    return utc(name, moment)

@@ -39,6 +39,7 @@ class TurnRecall:
     thread_id: str
     result: RecallResult | None = None
     degraded: str | None = None
+    read_only: bool = False
 
 
 def question(input: Sequence[Message]) -> str:
@@ -67,7 +68,7 @@ async def recall_for_turn(
     assert settings is not None
     text = question(input)
     if not text.strip():
-        return TurnRecall(settings=settings, thread_id=thread_id)
+        return TurnRecall(settings=settings, thread_id=thread_id, read_only=memory.read_only)
     wanted = within(as_filter(settings.filter), (thread_id,) if settings.scope == "thread" else None)
     may_drop = memory.max_context_tokens is not None
     ids = [message.id for message in input if message.seq is not None]
@@ -94,16 +95,30 @@ async def recall_for_turn(
         if not memory.read_only:
             await recaller.prepare(settings)
         result = await recaller.search(
-            owner, text, settings, wanted, limit=limit, near=None if may_drop else settings.top_k
+            owner,
+            text,
+            settings,
+            wanted,
+            limit=limit,
+            near=None if may_drop else settings.top_k,
+            read_only=memory.read_only,
         )
     except Exception as error:
         log.warning("the turn goes on without recall: %s", error)
         why = f"recall failed: {type(error).__name__}: {error}"
-        return TurnRecall(settings=settings, thread_id=thread_id, degraded=why[:500])
+        return TurnRecall(
+            settings=settings, thread_id=thread_id, degraded=why[:500], read_only=memory.read_only
+        )
     if before is not None:
         result = _earlier(result, thread_id, before)
     why_less = None if result.degraded is None else f"recall {result.degraded}"
-    return TurnRecall(settings=settings, thread_id=thread_id, result=result, degraded=why_less)
+    return TurnRecall(
+        settings=settings,
+        thread_id=thread_id,
+        result=result,
+        degraded=why_less,
+        read_only=memory.read_only,
+    )
 
 
 def _earlier(result: RecallResult, thread_id: str, before: int) -> RecallResult:

@@ -42,7 +42,8 @@ class RecallFilter:
     """Which of an owner's messages may be found; all conditions must hold, empty ones hold always.
 
     `thread_ids=None` allows all threads. `since` and `until` bound `created_at`, both included.
-    `speaker_id` is exact. `metadata` are exact scalar matches on the message, `thread_metadata` on its
+    `speaker_id` is exact; of `speakers`, names (ids where there is none) as `list_speakers` gives them, any
+    will do. `metadata` are exact scalar matches on the message, `thread_metadata` on its
     thread, as they are when the search runs. `exclude_ids` are left out, and of each thread in
     `exclude_from` the messages from that `seq` on: what the prompt holds already. All of it is decided before
     places are given, so nothing that is left out takes one.
@@ -51,6 +52,7 @@ class RecallFilter:
     thread_ids: tuple[str, ...] | None = None
     roles: tuple[str, ...] = ()
     speaker_id: str | None = None
+    speakers: tuple[str, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class RecallFilter:
     def __post_init__(self) -> None:
         check_filter(self.metadata)
         check_filter(self.thread_metadata)
-        for name in ("thread_ids", "roles", "exclude_ids"):
+        for name in ("thread_ids", "roles", "speakers", "exclude_ids"):
             if isinstance(getattr(self, name), str):
                 raise ValidationError(f"{name} is a tuple of strings, not one string")
         for seq in self.exclude_from.values():

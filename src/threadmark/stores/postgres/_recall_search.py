@@ -390,6 +390,9 @@ def _conditions(wanted: RecallFilter) -> tuple[str, list[Any]]:
     if wanted.speaker_id is not None:
         sql += " AND speaker_id = %s"
         params.append(check_id("speaker", wanted.speaker_id))
+    if wanted.speakers:
+        sql += " AND coalesce(nullif(speaker_name, ''), speaker_id) = ANY(%s)"
+        params.append(list(wanted.speakers))
     return sql, params
 
 

@@ -206,6 +206,9 @@ def _conditions(wanted: RecallFilter) -> tuple[str, list[Any]]:
     if wanted.speaker_id is not None:
         sql += " AND m.speaker_id = ?"
         params.append(check_id("speaker", wanted.speaker_id))
+    if wanted.speakers:
+        sql += " AND coalesce(nullif(m.speaker_name, ''), m.speaker_id) IN (SELECT value FROM json_each(?))"
+        params.append(to_json(list(wanted.speakers)))
     return sql, params
 
 

@@ -366,6 +366,13 @@ async def spoken(h: Harness) -> None:
     found = (await answer(store, "ann", "What did Zoe say about apple?", limit=1)).hits
     same("I saw apple and harbour", found[0].message.text, "hers, not Max's of the same word")
     holds(found[0].why.speaker > 0, "and it says why")
+    either, zoe, nobody = [
+        (await store.match_messages("ann", MatchQuery(filter=RecallFilter(speakers=names)))).messages
+        for names in (("Max", "Zoe"), ("Zoe",), ("zoe",))
+    ]
+    same({"Max", "Zoe"}, {m.speaker.name for m in either if m.speaker}, "what any of several said")
+    same({"Zoe"}, {m.speaker.name for m in zoe if m.speaker}, "what one of a name said")
+    same((), nobody, "names are exact")
     await store.delete_thread("ann", "t1")
     same([], await store.list_speakers("ann"), "whose messages are gone is not known")
 
