@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from typing import NoReturn
 
 import pytest
 
-from threadmark import Agent, Memory
+from threadmark import Agent, Memory, _sync
 from threadmark.testing import ScriptedModel, ToolCall
 
 
@@ -65,3 +66,32 @@ def test_an_interrupted_call_has_stored_what_it_did(monkeypatch: pytest.MonkeyPa
         page = memory.resource("ana").thread("t").messages_sync()
         assert [message.text for message in page] == ["hi"]
         assert [run.status for run in memory.resource("ana").runs_sync()] == ["aborted"]
+
+
+def test_a_call_interrupted_before_its_first_step_is_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancellation then comes before the call has begun: nobody waits for its end."""
+    loop, wait = _sync.background_loop(), threading.Event.wait
+    held, go = threading.Event(), threading.Event()
+    interrupted: list[bool] = []
+
+    def interrupt(event: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread() and not interrupted:
+            interrupted.append(True)
+            threading.Timer(0.1, go.set).start()  # the call and its cancellation wait side by side until then
+            raise KeyboardInterrupt
+        return wait(event, timeout)
+
+    def hold() -> None:
+        held.set()
+        wait(go, 10)
+
+    async def call() -> None:
+        raise AssertionError("it was cancelled before")
+
+    loop.call_soon_threadsafe(hold)
+    assert wait(held, 10)
+    monkeypatch.setattr(threading.Event, "wait", interrupt)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _sync.run_sync(call())
+    assert time.monotonic() - began < 10  # of the 30 seconds that an interrupted call has

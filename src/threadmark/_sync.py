@@ -58,6 +58,13 @@ class _Outcome(Generic[T]):
         finally:
             self.ended.set()
 
+    def abandon(self, call: Coroutine[Any, Any, T]) -> None:
+        """The task is done. Cancelled before its first step it has not even entered `fill`."""
+        if not self.ended.is_set():
+            call.close()
+            self.error = asyncio.CancelledError()
+            self.ended.set()
+
 
 def is_held(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether `loop` cannot go on because code of its own waits in a blocking call."""
@@ -93,6 +100,7 @@ def run_sync(call: Coroutine[Any, Any, T]) -> T:
 
     def start() -> None:
         outcome.task = loop.create_task(outcome.fill(call))
+        outcome.task.add_done_callback(lambda _: outcome.abandon(call))
 
     loop.call_soon_threadsafe(start)
     try:
