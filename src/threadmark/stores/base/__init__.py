@@ -14,6 +14,12 @@ Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `Validation
 """
 
 from ._messages import MessageChange, MessageQuery
+from ._observation_search import (
+    ObservationAnswer,
+    ObservationHit,
+    ObservationSearch,
+    ObservationSearchStore,
+)
 from ._observations import (
     Activation,
     Covered,
@@ -85,13 +91,17 @@ __all__ = [
     "NewObservation",
     "NewThread",
     "Observation",
+    "ObservationAnswer",
     "ObservationCommit",
+    "ObservationHit",
     "ObservationJob",
     "ObservationKind",
     "ObservationLog",
     "ObservationPage",
     "ObservationQuery",
     "ObservationReceipt",
+    "ObservationSearch",
+    "ObservationSearchStore",
     "ObservationState",
     "ObservationStore",
     "OrderField",

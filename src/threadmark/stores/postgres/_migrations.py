@@ -14,7 +14,7 @@ import psycopg
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import FORGET_SOURCE, LOCK_OWNER, WRITE_TURN
 from ._observation_schema import m003_observations
-from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall
+from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall, m004_recalled_observations
 
 Migration: TypeAlias = Callable[[psycopg.Connection[Any], str], None]
 
@@ -121,7 +121,12 @@ def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
         db.execute(statement.format(s=schema))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_core, m002_recall, m003_observations)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_core,
+    m002_recall,
+    m003_observations,
+    m004_recalled_observations,
+)
 
 # They belong to the newest step, and are made anew with it.
 FUNCTIONS = (LOCK_OWNER, FORGET_SOURCE, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from ..._errors import ConfigurationError
-from ..._ids import check_count, check_id
+from ..._ids import check_count, check_id, utc
 from ..._types import MessagePage
 from ...recall.query import Query
 from ..base import (
     Claim,
     Embedded,
     MatchQuery,
+    ObservationAnswer,
+    ObservationSearch,
+    ObservationSearchStore,
     RecallAnswer,
     RecallProgress,
     RecallQuery,
@@ -22,13 +25,14 @@ from ..base import (
     SpaceState,
     ThreadHit,
 )
-from . import _recall, _recall_search, _recall_spaces
+from . import _observation_search, _recall, _recall_search, _recall_spaces
 from ._engine import Engine
 from ._names import Names
+from ._observations import spoken
 from ._session import Session
 
 
-class PostgresRecall(RecallStore):
+class PostgresRecall(RecallStore, ObservationSearchStore):
     """What `PostgresStore` does for recall."""
 
     _engine: Engine
@@ -55,7 +59,9 @@ class PostgresRecall(RecallStore):
         check_count("limit", limit, least=1)
         await self._engine.need_everybody(self._names.threads)
         names = self._names
-        return await self._engine.transact(lambda db: _recall.backfill(db, names, limit), patient=True)
+        return await self._engine.transact(
+            lambda db: _recall.backfill(db, spoken(db, names), names, limit), patient=True
+        )
 
     # -- searching -----------------------------------------------------------------------------------
 
@@ -83,6 +89,13 @@ class PostgresRecall(RecallStore):
         names = self._names
         return await self._engine.view(lambda db: _recall_search.speakers(db, names, owner), owner)
 
+    async def search_observations(self, owner: str, search: ObservationSearch) -> ObservationAnswer:
+        check_id("resource", owner)
+        names = self._names
+        return await self._engine.view(
+            lambda db: _observation_search.search(db, names, spoken(db, names), owner, search), owner
+        )
+
     # -- vectors -------------------------------------------------------------------------------------
 
     async def add_space(self, name: str, dimension: int, now: datetime) -> SpaceState:
@@ -93,7 +106,7 @@ class PostgresRecall(RecallStore):
             if not db.rows(f"SELECT 1 FROM {names.schema}.recall_state"):
                 raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
             _recall_search.find_pgvector(db)
-            _recall_spaces.add(db, names, name, dimension)
+            _recall_spaces.add(db, names, name, dimension, utc("now", now).timestamp())
             return _recall_spaces.states(db, names, name)[0]
 
         return await self._engine.transact(job)
@@ -110,7 +123,7 @@ class PostgresRecall(RecallStore):
         await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(
-            lambda db: _recall_spaces.claim(db, names, space, limit, now, lease)
+            lambda db: _recall_spaces.claim(db, spoken(db, names), names, space, limit, now, lease)
         )
 
     async def store_embeddings(self, space: str, embedded: Sequence[Embedded]) -> int:

@@ -65,6 +65,7 @@ for _topic in (
     "erase",
     "observations",
     "observations_unsourced",
+    "observations_found",
     "recall",
     "vectors",
     "concurrency",
