@@ -135,10 +135,12 @@ async def test_who_lost_a_run_executes_nothing_more() -> None:
     """Not even if its function catches every exception: the other process executes those steps."""
     clock = FakeClock()
     memory, log, gate = Memory("sqlite://", clock=clock), [], asyncio.Event()
+    begun = [asyncio.Event(), asyncio.Event()]
 
     async def work(number: int) -> None:
         log.append(number)
         if number == 0:
+            begun[len(log) - 1].set()
             await gate.wait()
 
     @workflow(memory=memory)
@@ -149,10 +151,10 @@ async def test_who_lost_a_run_executes_nothing_more() -> None:
         return "done"
 
     one = asyncio.ensure_future(stubborn.run(run_id="x", **WHERE))
-    await asyncio.sleep(0.02)
+    await begun[0].wait()
     clock.advance(LEASE + 1)
     other = asyncio.ensure_future(stubborn.run(run_id="x", **WHERE))
-    await asyncio.sleep(0.02)
+    await begun[1].wait()
     gate.set()
     with pytest.raises(ConflictError):
         await one
@@ -253,14 +255,18 @@ async def test_no_agent_ends_the_run_of_a_workflow() -> None:
 
 
 async def test_erased_while_it_runs_it_does_not_come_back() -> None:
-    memory, gate = Memory("sqlite://"), asyncio.Event()
+    memory, gate, begun = Memory("sqlite://"), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await gate.wait()
 
     @workflow(memory=memory)
     async def wait(ctx: WorkflowContext) -> None:
-        await ctx.step("wait", gate.wait)
+        await ctx.step("wait", work)
 
     running = asyncio.ensure_future(wait.run(run_id="x", **WHERE))
-    await asyncio.sleep(0.02)
+    await begun.wait()
     await memory.resource("ana").erase()
     gate.set()
     with pytest.raises(ConflictError):
