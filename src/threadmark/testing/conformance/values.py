@@ -319,24 +319,26 @@ def _noise(size: int) -> str:
     return "".join([chr(97 + (n * n * n + 7 * n) % 1009 % 26) for n in range(size)])
 
 
+FILTERS: dict[str, Callable[[Store, str], Awaitable[Sized]]] = {
+    "messages of role": lambda s, text: s.list_messages("ann", MessageQuery(roles=(text,))),
+    "messages of speaker": lambda s, text: s.list_messages("ann", MessageQuery(speaker_id=text)),
+    "messages of run": lambda s, text: s.list_messages("ann", MessageQuery(run_id=text)),
+    "messages with": lambda s, text: s.list_messages("ann", MessageQuery(metadata={"a": text})),
+    "threads with": lambda s, text: s.list_threads("ann", ThreadQuery(metadata={"a": text})),
+    "runs of agent": lambda s, text: s.list_runs("ann", agent=text),
+    "runs of thread": lambda s, text: s.list_runs("ann", thread_id=text),
+    "messages called": lambda s, text: s.get_messages("ann", [text]),
+}
+
+
 @behaviour("values: a filter by text that cannot be stored finds nothing or is refused")
 async def awkward_filters(h: Harness) -> None:
     store = await h.fresh()
     await store.write_turn("ann", h.turn("t1", ["hello"], run=h.run("r1")))
     for text in ("a\x00", "\x00", "\ud800"):
-        queries: list[Callable[[], Awaitable[Sized]]] = [
-            lambda text=text: store.list_messages("ann", MessageQuery(roles=(text,))),
-            lambda text=text: store.list_messages("ann", MessageQuery(speaker_id=text)),
-            lambda text=text: store.list_messages("ann", MessageQuery(run_id=text)),
-            lambda text=text: store.list_messages("ann", MessageQuery(metadata={"a": text})),
-            lambda text=text: store.list_threads("ann", ThreadQuery(metadata={"a": text})),
-            lambda text=text: store.list_runs("ann", agent=text),
-            lambda text=text: store.list_runs("ann", thread_id=text),
-            lambda text=text: store.get_messages("ann", [text]),
-        ]
-        for number, query in enumerate(queries):
+        for what, ask in FILTERS.items():
             with suppress(ValidationError):
-                same(0, len(await query()), f"query {number} by {text!r}")
+                same(0, len(await ask(store, text)), f"{what} {text!r}")
 
 
 def _awkward(text: str) -> bool:
