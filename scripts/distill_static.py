@@ -122,7 +122,7 @@ def main() -> None:
     np.save(DATA / "scales.npy", scales.astype(np.float16))
     for name in ("table.npy", "scales.npy", "vocab.txt"):
         data = (DATA / name).read_bytes()
-        print(f"{hashlib.sha256(data).hexdigest()}  {len(data):>9,}  {name}")  # noqa: T201
+        print(f"{hashlib.sha256(data).hexdigest()}  {len(data):>9,}  {name}")  # noqa: T201 - a script
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class MiniLMEmbedder:
         with self._lock:
             if self._loaded is None:
                 try:
-                    import onnxruntime  # type: ignore[import-untyped, unused-ignore]
+                    import onnxruntime  # type: ignore[import-untyped, unused-ignore]  # it has no types
                 except ImportError:
                     raise ConfigurationError(f"MiniLM needs onnxruntime: {_INSTALL}") from None
                 options = onnxruntime.SessionOptions()

@@ -89,7 +89,7 @@ class Recaller:
         clock = asyncio.get_running_loop().time
         until = clock() + CATCH_UP
         # The work may belong to another event loop, so there is nothing of this one to wait for.
-        while self.indexer.is_at_work and clock() < until:  # noqa: ASYNC110
+        while self.indexer.is_at_work and clock() < until:  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.004)
 
     async def reindex(
