@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-import psycopg_pool
 import pytest
 from benchmarks.postgres.fill import fill
 from postgres_harness import drop
@@ -105,16 +104,15 @@ class Recorder(psycopg.Cursor[Any]):
 @pytest.fixture(scope="module")
 async def filled(postgres: str) -> AsyncIterator[PostgresStore]:
     drop(postgres, SCHEMA)
-    with psycopg_pool.ConnectionPool(
-        postgres, kwargs={"cursor_factory": Recorder}, min_size=1, max_size=2
-    ) as pool:
-        store = PostgresStore(pool=pool, schema=SCHEMA)
-        await store.enable_recall(NOW)
-        fill(postgres, SCHEMA, 1500, 3, 10)
-        fill(postgres, SCHEMA, 1, 200, 100, prefix="big")
-        _observe(postgres)
+    store = PostgresStore(postgres, schema=SCHEMA)
+    await store.enable_recall(NOW)
+    fill(postgres, SCHEMA, 1500, 3, 10)
+    fill(postgres, SCHEMA, 1, 200, 100, prefix="big")
+    _observe(postgres)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("threadmark.stores.postgres._session.Cursor", Recorder)
         yield store
-        await store.aclose()
+    await store.aclose()
     drop(postgres, SCHEMA)
 
 

@@ -14,6 +14,7 @@ from postgres_harness import PostgresHarness, drop
 
 from postgres_server import Server
 from threadmark import ConfigurationError
+from threadmark.stores.base import ThreadQuery
 from threadmark.stores.postgres import PostgresStore, policies
 from threadmark.testing.conformance import Behaviour, Builders, behaviours, dump
 
