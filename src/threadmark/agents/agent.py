@@ -216,7 +216,7 @@ class Agent(Resumable, Networks):
             hand_over = await self._auto_resume(memory, call, emit)
         delegating: Delegating | None = None
         if self._team.agents:
-            delegating = Delegating(self._team, memory, model, call.depth)
+            delegating = Delegating(self._team, memory, model, call.depth, instructions)
             tools = ToolSet.of([*tools.tools.values(), *self._team.tools(delegating)])
         plan = Plan(
             run_id=call.run_id,

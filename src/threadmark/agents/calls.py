@@ -97,7 +97,10 @@ def _start(
     if isinstance(checked, ToolPart):
         return checked
     positional, named = checked
-    told = context(call) if tool.takes_context or hooks is not None else None
+    try:
+        told = context(call) if tool.takes_context or hooks is not None else None
+    except Exception as error:  # an answer that was given to an earlier version of the tool
+        return _failed(call, describe_error(error))
     if tool.takes_context:
         positional.insert(0, told)
 
@@ -136,7 +139,7 @@ async def _run(call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, An
         return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
     except SuspendSignal as signal:
         if signal.pause is not None:
-            return dataclasses.replace(call, pause=signal.pause)
+            return dataclasses.replace(call, pause={**signal.pause, **_approval(call)})
         return _suspended(call, tool, signal.payload)
     except ToolFailure as failure:
         return _failed(call, str(failure))
@@ -202,10 +205,14 @@ def _suspended(call: ToolPart, tool: Tool, payload: Any) -> ToolPart:
         return _failed(call, f"The tool suspended with a payload that is not JSON. {error}")
     if tool.resume_schema is not None:
         pause["schema"] = dict(tool.resume_schema.schema)
+    return dataclasses.replace(call, pause={**pause, **_approval(call)})
+
+
+def _approval(call: ToolPart) -> dict[str, Json]:
+    """Who approved a call that waits again, for its new `pause`."""
     before = dict(call.pause or {})
-    if approval := before if before.get("kind") == "approval" else before.get("approval"):
-        pause["approval"] = approval
-    return dataclasses.replace(call, pause=pause)
+    approval = before if before.get("kind") == "approval" else before.get("approval")
+    return {"approval": approval} if approval else {}
 
 
 def _failed(call: ToolPart, error: str) -> ToolPart:

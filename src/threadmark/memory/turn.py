@@ -198,13 +198,17 @@ class Turn:
         memory, version = self._shown_memory(fresh=self._fresh())
         budget = self.settings.max_context_tokens
         counting = self._counts.use(model, exact=budget is not None)
+        history = self.history
+        if self.paused is not None and context and self._observed is None:
+            # A sub-agent that goes on: what it was shown of the lead's conversation came before its prompt.
+            history, context = (), (*context, *history)
         layers = Layers(
             instructions=instructions,
             memory_instructions=self._memory_instructions(),
             system=system,
             memory=memory,
             memory_version=version,
-            history=self.history,
+            history=history,
             recall=self._recall,
             context=context,
             input=self.input,
@@ -280,6 +284,12 @@ class Turn:
     def _fresh(self) -> bool:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
+
+    @property
+    def working_memory(self) -> str:
+        """The content of working memory as the turn found it; empty if there is none."""
+        version = None if self.settings.working_memory is None else self._state.working_memory
+        return "" if version is None else version.content
 
     def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
