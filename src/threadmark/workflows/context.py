@@ -15,6 +15,7 @@ from .._codec import to_json
 from .._errors import ConfigurationError, ThreadmarkError, ValidationError, WorkflowStepError
 from .._ids import check_count
 from .._sync import in_thread
+from .._tracing import span
 from .._types import Json
 from .events import OnWorkflowEvent, WorkflowEvent
 from .journal import Journal, WorkflowPause, WorkflowStep
@@ -132,10 +133,12 @@ class WorkflowContext:
         if once:
             await self._journal.record(WorkflowStep(name=key, status="begun"), arguments)
         self._tell("workflow-step-start", key)
+        about = {"threadmark.workflow.name": self.workflow, "threadmark.workflow.step": key}
         while True:
             try:
-                async with asyncio.timeout(timeout):
-                    value = await _outcome(call, key)
+                with span(f"workflow_step {key}", about):
+                    async with asyncio.timeout(timeout):
+                        value = await _outcome(call, key)
                 break
             except ThreadmarkError as error:
                 failure: Exception = error

@@ -70,6 +70,8 @@ class Journal:
         self._version = 0
         self._writing = asyncio.Lock()
         self.input = input
+        self.origin: str | None = None
+        """The `traceparent` of the span that began the run."""
 
     @classmethod
     def of(cls, memory: Memory, owner: str, run: Run) -> Journal:
@@ -77,6 +79,7 @@ class Journal:
         state: Mapping[str, Any] = run.state or {}
         self = cls(memory, owner, run.thread_id, run.agent, run.id, state.get("input"))
         self.started, self._version = run.started_at, run.version
+        self.origin = state.get("trace")
         for name, step in (state.get("steps") or {}).items():
             values = dict(step)
             self._arguments[name] = values.pop("arguments", "")
@@ -134,6 +137,8 @@ class Journal:
                     for name, step in self.steps.items()
                 },
             }
+            if self.origin is not None:
+                state["trace"] = self.origin
             if status == "finished":
                 state["output"] = output
             over = status not in ("running", "suspended")
