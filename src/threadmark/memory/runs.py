@@ -80,8 +80,11 @@ async def paused_message(store: Store, owner: str, run: Run) -> Message:
 async def end_lapsed(store: Store, clock: Callable[[], datetime], owner: str, run: Run) -> Run:
     """Store what became of a lapsed run, and return it.
 
-    Raises `ConflictError` if somebody else changed it meanwhile.
+    Raises `ConflictError` if somebody else changed it meanwhile. A workflow's run is as it was: the workflow
+    can go on with it.
     """
+    if run.state is not None and "workflow" in run.state:
+        return run
     if run.state is None or "message" not in run.state:
         return await close_run(store, clock, owner, run, error=DIED)
     if run.status == "suspended":
