@@ -17,6 +17,7 @@ from .._errors import ConfigurationError, ConflictError, ModelError, NotFoundErr
 from .._types import Json, ToolPart, Usage
 from ..memory.context.render import escape
 from ..models.base import ModelRequest, ToolDefinition
+from ..models.tracing import chat
 from .deciding import Decision, decide
 from .events import Emit
 from .options import Call, TurnSource
@@ -73,7 +74,8 @@ async def extract(state: RunState, questions: Sequence[Question]) -> tuple[Quest
         settings=state.plan.settings,
     )
     try:
-        response = await state.plan.model.request(request)
+        with chat(state.plan.model, request, role="auto-resume") as asked:
+            response = asked.answered(await state.plan.model.request(request))
     except ModelError as error:
         log.warning("could not ask whether a message answers a suspended call: %s", type(error).__name__)
         return None

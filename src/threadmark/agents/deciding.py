@@ -21,6 +21,7 @@ from .._errors import (
     ValidationError,
 )
 from .._ids import check_id
+from .._tracing import Span
 from .._types import Json, Message, Part, Run, ToolPart, Usage
 from ..memory.runs import EXPIRED, decided, digest_of, is_as_stored, is_waiting, seals_of
 from ..memory.thread_spec import ThreadSpec
@@ -35,6 +36,7 @@ from .request_context import RequestContext
 from .result import AgentResult
 from .settle import finish
 from .state import RunState
+from .tracing import origin_of, traced_run
 from .waiting import tell_pending
 
 if TYPE_CHECKING:
@@ -79,6 +81,23 @@ async def decide(
 
     `said` are new messages that come with the decision, accepted by processors; `usage` is added.
     """
+
+    async def work(span: Span) -> AgentResult:
+        return await _decide(agent, run_id, decision, options, emit, said, usage, span)
+
+    return await traced_run(agent.name, agent.description, run_id, work)
+
+
+async def _decide(
+    agent: Agent,
+    run_id: str,
+    decision: Decision,
+    options: Mapping[str, Any],
+    emit: Emit | None,
+    said: Sequence[Message],
+    usage: Usage | None,
+    span: Span,
+) -> AgentResult:
     check_id("run", run_id)
     given: RequestContext | None = options.get("request_context")
     owner = owner_of(options.get("resource"), given)
@@ -92,6 +111,8 @@ async def decide(
         if ends is not None:
             options = {**options, "timeout": max(ends - clock(), 0.001)}
         memory, run = await find_run(agent, run_id, owner, options)
+        if attempt == 0:
+            span.link(origin_of(run.state))
         try:
             run = await check_open(memory, owner, run)
             context = restored_context(run, owner, given)

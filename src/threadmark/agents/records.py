@@ -8,6 +8,7 @@ from typing import Any
 
 from .._errors import ValidationError
 from .._ids import check_metadata
+from .._tracing import current_traceparent
 from .._types import Json, Run, Speaker
 from ..memory.options import MemorySettings
 from ..memory.thread_spec import ThreadSpec
@@ -15,6 +16,7 @@ from .hooks import check_hooks
 from .options import Call, TurnSource, check_processors, check_rule, check_seconds
 from .output import Output
 from .request_context import RequestContext
+from .tracing import TRACE
 
 _KEPT = ("system", "settings", "max_steps", "max_processor_retries", "pause_ttl", "step_timeout")
 _KINDS: Any = ("input", "output", "error")
@@ -38,6 +40,8 @@ def record_of(call: Call) -> dict[str, Json]:
     if memory := _json_of({name: _plain(value) for name, value in call.memory.items()}):
         options["memory"] = memory
     record: dict[str, Json] = {"call": options} if options else {}
+    if origin := current_traceparent():
+        record[TRACE] = origin
     context = call.request_context
     if entries := _json_of({name: context[name] for name in context}):
         record["context"] = entries

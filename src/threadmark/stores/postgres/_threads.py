@@ -187,22 +187,21 @@ def change(db: Session, names: Names, owner: str, thread_id: str, change: Thread
 def delete(db: Session, names: Names, owner: str, threads: Sequence[Row]) -> dict[str, int]:
     """Delete threads that are locked, with all that is their own. Returns rows removed per table."""
     numbers = [row[0] for row in threads]
-    index: dict[str, int] = {}
+    keys: list[int] = []
     if _recall.is_on(db, names):
-        keys = db.rows(
+        rows = db.rows(
             f"SELECT m.key FROM unnest(%s::bigint[]) AS n (number), {names.messages} AS m "
             "WHERE m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
             (numbers, owner),
         )
-        index = _recall.removed(db, names, owner, [key for (key,) in keys])
-    removed = {
-        **index,
-        "messages": db.change(
-            f"DELETE FROM {names.messages} AS m USING unnest(%s::bigint[]) AS n (number) WHERE "
-            "m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
-            (numbers, owner),
-        ),
-    }
+        keys = [key for (key,) in rows]
+    messages = db.change(
+        f"DELETE FROM {names.messages} AS m USING unnest(%s::bigint[]) AS n (number) WHERE "
+        "m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
+        (numbers, owner),
+    )
+    # After the messages: who keeps vectors of one has its row locked, and is waited for.
+    removed = {**_recall.removed(db, names, owner, keys), "messages": messages}
     for table in ("runs", "working_memory"):
         removed[table] = db.change(
             f"DELETE FROM {names.schema}.{table} WHERE resource_id = %s AND thread_number = ANY(%s)",
@@ -445,7 +444,7 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
             ],
         ]
     )[0]
-    _recall.transferred(db, names, owner, new_owner, *span(number))
+    _recall.transferred(db, names, owner, new_owner, *span(number), now)
     _recall.reworded(db, names, new_owner, list(fewer), now)
     _observations.transfer(db, names, owner, number, new_owner)
     db.together([*count(names, new_owner, 1), *count(names, owner, -1)])
