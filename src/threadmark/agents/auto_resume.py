@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._codec import to_json
-from .._errors import ConflictError, ModelError, NotFoundError, ValidationError
+from .._errors import ConfigurationError, ConflictError, ModelError, NotFoundError, ValidationError
 from .._types import Json, ToolPart, Usage
 from ..memory.context.render import escape
 from ..models.base import ModelRequest, ToolDefinition
+from ..models.tracing import chat
 from .deciding import Decision, decide
 from .events import Emit
 from .options import Call, TurnSource
@@ -73,7 +74,8 @@ async def extract(state: RunState, questions: Sequence[Question]) -> tuple[Quest
         settings=state.plan.settings,
     )
     try:
-        response = await state.plan.model.request(request)
+        with chat(state.plan.model, request, role="auto-resume") as asked:
+            response = asked.answered(await state.plan.model.request(request))
     except ModelError as error:
         log.warning("could not ask whether a message answers a suspended call: %s", type(error).__name__)
         return None
@@ -97,7 +99,9 @@ async def answer(
     said = tuple(state.input)
     try:
         return await decide(agent, question.run_id, decision, options, emit, said=said, usage=state.usage)
-    except (ConflictError, NotFoundError, ValidationError) as error:
+    except (ConfigurationError, ConflictError, NotFoundError, ValidationError) as error:
+        if getattr(error, "result", None) is not None:
+            raise  # the answer was taken, and what came then failed
         log.info("an answer to a suspended call was not taken: %s", type(error).__name__)
         return None
 

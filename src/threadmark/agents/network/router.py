@@ -27,6 +27,7 @@ from ...models.base import (
     PartStarted,
     ResponseEnded,
 )
+from ...models.tracing import chat
 from ..output import InvalidObjectError, Output, Partials, answer_text, without_answer_call
 from .completion import Check, Completion, Verdict, judge
 from .events import Primitive, Tell
@@ -85,6 +86,8 @@ class Progress:
 
 class Router(Model):
     """See the module. `limit` is the greatest number of choices that are carried out."""
+
+    delegates = True
 
     def __init__(
         self,
@@ -271,15 +274,16 @@ async def ask_object(
 async def _whole(
     model: Model, request: ModelRequest, output: Output, partial: Callable[[Json], None] | None
 ) -> ModelResponse:
-    if partial is None:
-        return await model.request(request)
-    seen = Partials(output)
-    async with aclosing(model.stream(request)) as events:
-        async for event in events:
-            if isinstance(event, ResponseEnded):
-                return event.response
-            if isinstance(event, PartDelta) and (value := seen.feed(event.delta)) is not None:
-                partial(value)
+    with chat(model, request, stream=partial is not None, role="router") as asked:
+        if partial is None:
+            return asked.answered(await model.request(request))
+        seen = Partials(output)
+        async with aclosing(model.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, ResponseEnded):
+                    return asked.answered(event.response)
+                if isinstance(event, PartDelta) and (value := seen.feed(event.delta)) is not None:
+                    partial(value)
     raise ModelError(f"{model.name}'s stream ended without a response")
 
 

@@ -10,7 +10,14 @@ from ..._codec import to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text, utc
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
+from ..base import (
+    CloneRequest,
+    NewThread,
+    ThreadChange,
+    ThreadQuery,
+    without_open_calls,
+    without_personal,
+)
 from . import _observations, _recall
 from ._names import Names
 from ._rows import (
@@ -249,9 +256,8 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
         raise ConflictError("an id for a copied message is in use already")
     now = utc("now", request.now)
     keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
-    fewer: dict[int, str] = {}
-    if to != owner:
-        fewer = {keys[key]: parts for key, parts in _impersonal(db, names, owner, list(keys)).items()}
+    changed = _closed(db, names, owner, list(keys), personal=to == owner)
+    fewer = {keys[key]: parts for key, parts in changed.items()}
     *_, rows = db.together(
         [
             (
@@ -302,6 +308,23 @@ def _impersonal(db: Session, names: Names, owner: str, keys: Sequence[int]) -> d
         (owner, list(keys)),
     )
     return {key: kept for key, parts in rows if (kept := without_personal(parts)) is not None}
+
+
+def _closed(db: Session, names: Names, owner: str, keys: Sequence[int], *, personal: bool) -> dict[int, str]:
+    """Of those messages that a copy does not have as they are, the parts as it has them."""
+    rows = db.rows(
+        f"SELECT key, parts FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s) "
+        "AND (NOT %s OR strpos(parts, %s) > 0)",
+        (owner, list(keys), personal, '"call"'),
+    )
+    found: dict[int, str] = {}
+    for key, parts in rows:
+        kept = without_open_calls(parts)
+        if not personal:
+            kept = without_personal(kept or parts) or kept
+        if kept is not None:
+            found[key] = kept
+    return found
 
 
 def _keep(names: Names, owner: str, parts: Mapping[int, str]) -> list[Statement]:
