@@ -28,7 +28,7 @@ from .events import Emit
 from .loop import execute
 from .options import TurnSource
 from .pending import PendingCall, pending_calls
-from .records import restored_call, restored_context
+from .records import is_network, restored_call, restored_context
 from .request_context import RequestContext
 from .result import AgentResult
 from .settle import settle
@@ -86,6 +86,7 @@ async def decide(
         memory, run = await find_run(agent, run_id, owner, options)
         try:
             run = await check_open(memory, owner, run)
+            _check_kind(agent, run)
             context = restored_context(run, owner, given)
             memory = await _memory_of(agent, memory, owner, run, context, options)
             state = await agent._prepare(restored_call(run, owner, context, memory, options), emit)
@@ -167,6 +168,19 @@ async def _memory_of(
         return chosen
     there = await chosen.open_runs.get(owner, run.id)
     return found if there is None else chosen
+
+
+def _check_kind(agent: Agent, run: Run) -> None:
+    """Raise `ConfigurationError` if the run is not of the kind that the call goes on with."""
+    if is_network(run) and not agent.is_network:
+        raise ConfigurationError(
+            f"run {run.id!r} is of a network: go on with it by approve_network_tool_call, "
+            "decline_network_tool_call or resume_network; it still waits"
+        )
+    if agent.is_network and not is_network(run):
+        raise ConfigurationError(
+            f"run {run.id!r} is not of a network: go on with it by approve, decline or resume; it still waits"
+        )
 
 
 async def check_open(memory: TurnSource, owner: str, run: Run) -> Run:
