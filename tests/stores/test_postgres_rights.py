@@ -100,6 +100,21 @@ async def test_nothing_else_is_shown(server: Server) -> None:
     drop(server.url(), schema)
 
 
+async def test_policies_that_a_store_does_not_know_of(server: Server) -> None:
+    """A store that names no owner would find everything gone; it is told so instead."""
+    schema = f"unaware{time.monotonic_ns()}"
+    await (await secured(server, schema)).aclose()
+    unaware = PostgresStore(server.url(user="scoped"), schema=schema)
+    for asked in (unaware.list_threads("ann", ThreadQuery()), unaware.list_owners()):
+        with pytest.raises(ConfigurationError, match="open it with `row_level_security=on`"):
+            await asked
+    await unaware.aclose()
+    owner = PostgresStore(server.url(), schema=schema)  # policies do not bind a superuser
+    assert await owner.list_owners() == []
+    await owner.aclose()
+    drop(server.url(), schema)
+
+
 # -- plans -------------------------------------------------------------------------------------------
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -51,6 +51,7 @@ from .runs import AgentRuns
 from .state import RunState
 from .stream import AgentStream, stream_twin
 from .tools import ToolSet
+from .tracing import traced_run
 
 if TYPE_CHECKING:
     from ..models import ModelLike
@@ -185,8 +186,11 @@ class Agent(Resumable, Networks):
     # -- one call ------------------------------------------------------------------------------------
 
     async def _answer(self, call: Call, emit: Emit | None) -> AgentResult:
-        made = await self._prepare(call, emit)
-        return made if isinstance(made, AgentResult) else await execute(made)
+        async def work(span: object) -> AgentResult:
+            made = await self._prepare(call, emit)
+            return made if isinstance(made, AgentResult) else await execute(made)
+
+        return await traced_run(self.name, self.description, call.run_id, work)
 
     async def _prepare(self, call: Call, emit: Emit | None) -> RunState | AgentResult:
         """All that a run needs, every choice made; or the result of the run if it was made before."""
@@ -219,7 +223,7 @@ class Agent(Resumable, Networks):
             hand_over = await self._auto_resume(memory, call, emit)
         delegating: Delegating | None = None
         if self._team.agents:
-            delegating = Delegating(self._team, memory, model, call.depth)
+            delegating = Delegating(self._team, memory, model, call.depth, instructions)
             tools = ToolSet.of([*tools.tools.values(), *self._team.tools(delegating)])
         plan = Plan(
             run_id=call.run_id,

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._codec import to_json
-from .._errors import ConflictError, ModelError, NotFoundError, ValidationError
+from .._errors import ConfigurationError, ConflictError, ModelError, NotFoundError, ValidationError
 from .._types import Json, ToolPart, Usage
 from ..memory.context.render import escape
 from ..models.base import Model, ModelRequest, ToolDefinition
+from ..models.tracing import chat
 from .deciding import Decision, decide
 from .events import Emit
 from .options import Call, TurnSource
@@ -78,7 +79,8 @@ async def extract(
         settings=state.plan.settings,
     )
     try:
-        response = await model.request(request)
+        with chat(model, request, role="auto-resume") as asked:
+            response = asked.answered(await model.request(request))
     except ModelError as error:
         log.warning("could not ask whether a message answers a suspended call: %s", type(error).__name__)
         return None
@@ -102,7 +104,9 @@ async def answer(
     said = tuple(state.input)
     try:
         return await decide(agent, question.run_id, decision, options, emit, said=said, usage=state.usage)
-    except (ConflictError, NotFoundError, ValidationError) as error:
+    except (ConfigurationError, ConflictError, NotFoundError, ValidationError) as error:
+        if getattr(error, "result", None) is not None:
+            raise  # the answer was taken, and what came then failed
         log.info("an answer to a suspended call was not taken: %s", type(error).__name__)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._ids import new_id
@@ -78,6 +79,7 @@ class RunState:
         "settings",
         "shrunk",
         "step",
+        "stop",
         "told",
         "tools",
         "tripwire",
@@ -123,6 +125,7 @@ class RunState:
         self.usage = Usage()
         self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
+        self.stop: asyncio.CancelledError | None = None  # came while the run was claimed
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None
 
@@ -160,7 +163,15 @@ class RunState:
         self.answer = None
         self.parts.append(response.step_part())
         first = len(self.parts)
-        self.parts.extend([sound(part) if isinstance(part, ToolPart) else part for part in response.parts])
+        calls: set[str] = set()
+        for part in response.parts:
+            if isinstance(part, ToolPart):
+                part = sound(part)
+                while part.tool_call_id in calls and not part.provider_executed:
+                    # A decision names a call by its id, so no two of a step may have the same.
+                    part = replace(part, tool_call_id=new_id())
+                calls.add(part.tool_call_id)
+            self.parts.append(part)
         return first
 
     def close(self) -> None:

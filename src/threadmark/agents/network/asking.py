@@ -11,6 +11,7 @@ from ..._errors import ModelError
 from ..._types import Json, Message, Usage
 from ...memory.context.render import escape
 from ...models.base import Model, ModelRequest, ModelResponse, PartDelta, ResponseEnded
+from ...models.tracing import chat
 from ..output import InvalidObjectError, Output, Partials, answer_text, without_answer_call
 
 TRIES: Final = 3
@@ -69,13 +70,14 @@ async def ask_object(
 async def _whole(
     model: Model, request: ModelRequest, output: Output, partial: Callable[[Json], None] | None
 ) -> ModelResponse:
-    if partial is None:
-        return await model.request(request)
-    seen = Partials(output)
-    async with aclosing(model.stream(request)) as events:
-        async for event in events:
-            if isinstance(event, ResponseEnded):
-                return event.response
-            if isinstance(event, PartDelta) and (value := seen.feed(event.delta)) is not None:
-                partial(value)
+    with chat(model, request, stream=partial is not None, role="router") as asked:
+        if partial is None:
+            return asked.answered(await model.request(request))
+        seen = Partials(output)
+        async with aclosing(model.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, ResponseEnded):
+                    return asked.answered(event.response)
+                if isinstance(event, PartDelta) and (value := seen.feed(event.delta)) is not None:
+                    partial(value)
     raise ModelError(f"{model.name}'s stream ended without a response")

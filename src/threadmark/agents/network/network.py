@@ -262,7 +262,8 @@ class NetworkAgent(Agent):
         if isinstance(made, RunState):
             router.state = made
             if call.paused is None:
-                made.record = {**record_of(call), "network": setup.to_json()}
+                asked = record_of(call).get("call", {})  # not what the loop was asked for it
+                made.record = {**made.record, "call": asked, "network": setup.to_json()}
             if made.plan.delegating is not None:
                 made.plan.delegating.model = model  # sub-agents without a model do not route
         return made

@@ -100,8 +100,7 @@ class Progress:
 class Router(Model):
     """See the module. `limit` is the greatest number of choices that are carried out."""
 
-    counts_requests = True
-    """Its usage says how many requests were made, also if that was none."""
+    delegates = True
 
     def __init__(
         self,
@@ -297,9 +296,7 @@ class Router(Model):
 
         def problem(made: Completion) -> str | None:
             if made.is_complete and not (made.final_result or "").strip() and not talk.last:
-                return (
-                    "is_complete is true, but there is no final_result, and no choice succeeded"
-                )
+                return "is_complete is true, but there is no final_result, and no choice succeeded"
             return None
 
         completion: Completion = await ask_object(
