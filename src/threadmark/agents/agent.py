@@ -140,6 +140,9 @@ class Agent(Resumable, Networks):
             "error": check_processors(error_processors, "error"),
         }
 
+    is_network = False
+    """Whether runs are those of a network: `agent.network(...)` makes them so."""
+
     @property
     def runs(self) -> AgentRuns:
         """This agent's runs that wait for a person."""
@@ -265,10 +268,14 @@ class Agent(Resumable, Networks):
             return None
 
         async def hand_over(state: RunState) -> AgentResult | None:
-            found = await extract(state, questions)
+            found = await extract(state, questions, self._beneath(state.plan.model))
             return None if found is None else await answer(self, state, *found, emit)
 
         return hand_over
+
+    def _beneath(self, model: Model) -> Model:
+        """The model that answers whatever is asked of it, when `model` is a router."""
+        return model
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None
