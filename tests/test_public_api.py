@@ -98,6 +98,7 @@ PUBLIC = """
     WorkflowContext
     WorkflowStepError
     WorkingMemory
+    configure_tracing
     tool
     workflow
 """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadmark import Memory, Message, ReasoningPart, StepPart, TextPart, ToolPart
+from threadmark import ContextReport, Memory, Message, ReasoningPart, StepPart, TextPart, ToolPart
 from threadmark._types import Part
 from threadmark.memory import tokens_counter
 from threadmark.memory.context.build import _fit_memory
 from threadmark.memory.context.render import render_memory
-from threadmark.memory.context.stability import fingerprint
+from threadmark.memory.context.stability import Outline, fingerprint
 from threadmark.memory.tokens import estimate_tokens
 from threadmark.memory.tokens_counter import TokenCounter
 
@@ -54,6 +56,58 @@ def test_only_the_same_beginning_has_the_same_fingerprint(
 def test_a_damaged_fingerprint_is_no_match(damaged: str) -> None:
     """Whatever stands in the database, a prompt is made."""
     assert fingerprint("", [Message.user("a")], damaged)[1] is None
+
+
+@given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")), st.integers(0, 2**62))
+def test_an_outline_tells_what_two_prompts_share(one: list[str], other: list[str], end: int) -> None:
+    """With how many pieces both begin, and which are in both; written and read it stays as it is."""
+    first, second = Outline.of(one, end), Outline.of(other, 0)
+    assert Outline.read(str(first)) == first
+    begins = first.begins(second)
+    assert one[:begins] == other[:begins]
+    assert begins in (len(one), len(other)) or one[begins] != other[begins]
+    common = [one[place] for place in first.common(second)]
+    assert sorted(common) == sorted((Counter(one) & Counter(other)).elements())
+    assert list(range(begins)) == first.common(second)[:begins]
+
+
+@pytest.mark.parametrize("damaged", ["", "x", ":", "-1:", "²:ab", "9" * 30])
+def test_a_damaged_outline_matches_nothing(damaged: str) -> None:
+    """Whatever stands in the database."""
+    assert Outline.read(damaged) == Outline()
+    assert Outline.read("1:zz").begins(Outline.of(["a"], 1)) == 0
+
+
+@pytest.mark.anyio
+async def test_the_report_says_what_a_cache_can_serve() -> None:
+    """Of what a prompt repeats: all of it in a turn without a break, the instructions alone after a cut."""
+    memory = Memory("sqlite://", last_messages=2, history_slack=4)
+
+    async def ask(number: int, instructions: str = "Be nice.") -> ContextReport:
+        asked = [Message.user(f"question {number} of some length")]
+        turn = await memory.open_turn(resource="ana", thread="t", input=asked)
+        report = turn.prompt(instructions).report
+        await turn.commit(Message.assistant("an answer to that"))
+        return report
+
+    reports = [await ask(number) for number in range(8)]
+    first = reports[0]
+    assert (first.reused_tokens, first.repeated_tokens, first.prefix_reuse) == (0, 0, 1.0)
+    steady = [one for one in reports[1:] if not one.breaks]
+    assert steady
+    assert [one.prefix_reuse for one in steady] == [1.0] * len(steady)
+    before = [reports[reports.index(one) - 1].stable_tokens for one in steady]
+    assert [one.reused_tokens for one in steady] == before
+    moved = [one for one in reports if one.breaks]
+    assert moved
+    for one in moved:
+        kept = next(block.tokens for block in one.blocks if block.kind == "history")
+        start = estimate_tokens("Be nice.")
+        assert one.reused_tokens == start
+        assert start <= one.repeated_tokens <= start + kept
+    other = await ask(8, "Be kind.")
+    assert (other.reused_tokens, other.prefix_reuse) == (0, 0.0)
+    await memory.aclose()
 
 
 @pytest.mark.anyio

@@ -7,11 +7,12 @@ import os
 import random
 import re
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from threadmark import Agent, Memory, Message, ModelError, ObservationalMemory
+from threadmark import Agent, ContextReport, Memory, Message, ModelError, ObservationalMemory
 from threadmark.memory.observe._types import (
     ObserverBatch,
     ObserverResult,
@@ -55,8 +56,26 @@ def shared(one: str, other: str) -> int:
     return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-async def test_prompts_begin_alike(capsys: pytest.CaptureFixture[str]) -> None:
-    """52, 53, 58: Over 120 turns at 1,200 and 600 tokens: what of a prompt the next one begins with."""
+def leaving(one: Any, other: Any) -> int:
+    """How many characters of a prompt are not in the other one: no order of the rest could reuse them."""
+    there = Counter([message.text for message in other.messages])
+    total = 0
+    for message in one.messages:
+        if there[message.text]:
+            there[message.text] -= 1
+        else:
+            total += len(message.text) - shared_best(message.text, other)
+    return total
+
+
+def shared_best(text: str, request: Any) -> int:
+    """With how many characters `text` and some message of a request begin, at most."""
+    return max([shared(text, message.text) for message in request.messages], default=0)
+
+
+@pytest.mark.parametrize(("words", "reply"), [(15, 10), (25, 20)], ids=["66-a-turn", "106-a-turn"])
+async def test_prompts_begin_alike(words: int, reply: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """52, 53, 58: Over 120 turns at 1,200 and 600 tokens: what of a prompt a prefix cache can serve."""
 
     def script(batch: ObserverBatch) -> ObserverResult:
         asked = [message for message in batch.messages if message.role == "user"]
@@ -80,30 +99,43 @@ async def test_prompts_begin_alike(capsys: pytest.CaptureFixture[str]) -> None:
         observation_tokens=600,
         observation={"max_tokens_per_batch": 5000},
     )
-    world = World(settings, reply=lambda request: "I see, " + " ".join([f"a{n}" for n in range(10)]))
+    world = World(settings, reply=lambda request: "I see, " + " ".join([f"a{n}" for n in range(reply)]))
     shares: list[float] = []
     steady: list[float] = []
+    at_best: list[float] = []
+    reports: list[ContextReport] = []
+    raw: list[int] = []
     before: Any = None
     for number in range(120):
         world.clock.advance(3600 if number % 10 else 86400)
-        result = await world.say(words=15)
-        text = sent(world.requests[-1])
+        reports.append((await world.say(words=words)).context)
+        asked = world.requests[-1]
+        kept = [message for message in asked.messages[:-1] if not message.id.startswith("observations")]
+        raw.append(sum(message_tokens(message) for message in kept))
         if before is not None:
-            share = shared(before, text) / len(before)
-            shares.append(share)
-            if not result.context.breaks:
-                steady.append(share)
-        before = text
-    total, alike = sum(shares) / len(shares), sum(steady) / len(steady)
+            size = len(sent(before))
+            shares.append(shared(sent(before), sent(asked)) / size)
+            at_best.append(1 - leaving(before, asked) / size)
+            if not reports[-1].breaks:
+                steady.append(shares[-1])
+        before = asked
+    reuse = sum(report.reused_tokens for report in reports) / sum(r.repeated_tokens for r in reports)
     changes = len(shares) - len(steady)
     tell(
         capsys,
-        f"prefix reuse over 120 turns: {total:.3f} in all, {alike:.3f} without the {changes} named "
-        f"changes; {len(world.named('data-om-observation-end'))} observations, "
+        f"{changes} changes of the prompt in 120 turns. Of the tokens that are sent again, a prefix cache "
+        f"serves {reuse:.3f}; by turn {sum(r.prefix_reuse for r in reports) / 120:.3f}. Of the characters of "
+        f"the prompt before: {sum(shares) / len(shares):.3f}, where {sum(at_best) / len(at_best):.3f} would "
+        f"be all that had not left it; {sum(steady) / len(steady):.3f} between changes. On average "
+        f"{sum(r.tokens for r in reports) // 120} tokens, of raw messages {sum(raw) // 120}, at most "
+        f"{max(raw)}; {len(world.named('data-om-observation-end'))} observations, "
         f"{len(world.named('data-om-reflection-end'))} reflections",
     )
-    assert total >= 0.92
-    assert alike >= 0.97
+    assert reuse >= 0.97
+    assert sum(steady) / len(steady) >= 0.97
+    assert sum(shares) / len(shares) >= 0.9
+    assert max(raw) < 1200
+    assert [r.prefix_reuse for r in reports if not r.breaks] == [1.0] * (120 - changes)
 
 
 # -- what observing costs ----------------------------------------------------------------------------

@@ -196,3 +196,48 @@ def test_nothing_is_due_below_the_thresholds(
             assert size.raw >= size.threshold or due or asked
         if isinstance(action, Reflect):
             assert size.view >= options.reflection.buffer_from
+
+
+def test_a_batch_ends_where_an_activation_will_cut() -> None:
+    """So that each activation lets go of all that the floor allows, and there are few of them."""
+    options = ObservationalMemory(observation=ObservationSettings(message_tokens=1200))
+    exchanges = [
+        Raw(id=f"m{seq}", seq=seq, tokens=40 if seq % 2 else 26, is_user=bool(seq % 2))
+        for seq in range(1, 33)
+    ]
+    log = ObservationLog(thread_id="t", observed_seq=24)
+    state = Snapshot(log=log, raw=tuple(exchanges), ends=(8, 16, 24))
+    (action,) = plan(state, Moment(phase="end", now=NOW), options)
+    assert isinstance(action, Observe)
+    assert action.to_seq == 26
+    assert sum(item.tokens for item in exchanges[:26]) <= 1200 - 240 - 40
+    far = replace(state, log=replace(log, observed_seq=0), raw=tuple(exchanges[:8]), ends=())
+    (early,) = plan(far, Moment(phase="end", now=NOW), options)
+    assert isinstance(early, Observe)
+    assert early.to_seq == 8
+
+
+def reflected(*rows: Observation, limit: int = 400) -> tuple[str, ...]:
+    """Ids of the rows that are condensed next; none if none are."""
+    options = ObservationalMemory(reflection=ReflectionSettings(observation_tokens=limit))
+    state = Snapshot(log=ObservationLog(thread_id="t", observed_seq=99, visible_seq=99), rows=rows)
+    for action in plan(state, Moment(phase="background", now=NOW), options):
+        if isinstance(action, Reflect):
+            return action.ids
+    return ()
+
+
+def test_summaries_are_left_alone_while_they_are_few() -> None:
+    """New rows are condensed behind the old summaries, which the prompt goes on to begin with."""
+    old = row(1, kind="summary", made_by="reflector", tokens=100)
+    new = [row(number, tokens=50) for number in range(2, 7)]
+    assert reflected(old, *new) == ("o2", "o3", "o4", "o5")
+    assert reflected(replace(old, tokens=200), *new)[0] == "o1"
+
+
+def test_what_is_added_while_summaries_wait_is_condensed_too() -> None:
+    """Rows that came since join the summaries that wait; rows that have one are not condensed again."""
+    rows = [row(number, tokens=50) for number in range(1, 9)]
+    waiting = row(9, kind="summary", made_by="reflector", visible=False, children=("o1", "o2", "o3", "o4"))
+    assert reflected(*rows[:5], waiting) == ()
+    assert reflected(*rows, waiting) == ("o5", "o6", "o7", "o8")

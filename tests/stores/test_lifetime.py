@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import threading
 import time
 from pathlib import Path
 
+import apsw
 import pytest
 
 from threadmark import Memory, StoreError
@@ -86,3 +88,36 @@ async def test_a_current_file_is_read_while_another_process_writes(tmp_path: Pat
         assert len(await memory.resource("ana").thread("t").messages()) == 1
     writer.execute("COMMIT")
     writer.close()
+
+
+async def test_readers_that_never_all_pause_do_not_make_the_log_grow_for_ever(tmp_path: Path) -> None:
+    """The log begins anew only where nobody reads from it, so a long one waits for those who do."""
+    path, done = tmp_path / "m.db", threading.Event()
+
+    def read_in_turns() -> None:
+        readers = [apsw.Connection(str(path)) for _ in range(2)]
+        for reader in itertools.cycle(readers):
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM threads").fetchall()
+            done.wait(0.05)
+            for other in readers:
+                if other is not reader and other.in_transaction:
+                    other.execute("COMMIT")
+            if done.is_set():
+                break
+        for reader in readers:
+            reader.close()
+
+    async with Memory(f"sqlite:///{path}") as memory:
+        thread = memory.resource("ana").thread("t")
+        await thread.save("hi")
+        reading = threading.Thread(target=read_in_turns)
+        reading.start()
+        try:
+            for _ in range(150):
+                await thread.save("y" * 1_000_000)
+        finally:
+            done.set()
+            reading.join()
+        longest = os.path.getsize(f"{path}-wal")  # it does not shrink  # noqa: ASYNC240 - a test
+    assert longest < 120_000_000  # of 150 that were written

@@ -117,7 +117,7 @@ async def test_a_run_waits_in_the_database_and_goes_on_in_another_process(tmp_pa
     assert log == ["look up", "pay"]
     run = await Memory(url).resource("ana").run(first.run_id)
     assert run is not None
-    assert (run.agent, run.status, run.finish_reason) == ("refund", "finished", "stop")
+    assert (run.agent, run.status, run.finish_reason) == ("workflow:refund", "finished", "stop")
 
 
 async def test_bail_is_a_success_and_later_steps_do_not_run() -> None:
@@ -334,7 +334,7 @@ async def test_agents_tools_and_workflows_are_steps() -> None:
         return [loud, await ctx.step("count", inner, text=loud)]
 
     first = await outer.run(**WHERE)
-    done = await outer.resume(first.run_id, resource="ana")
+    done = await outer.resume(first.run_id, None, resource="ana")
     assert done.output == ["A POEM.", 7]
     assert len(model.requests) == 1
     assert len(await memory.resource("ana").thread("poems").messages()) == 2

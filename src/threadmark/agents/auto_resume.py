@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._codec import to_json
-from .._errors import ConflictError, ModelError, NotFoundError, ValidationError
+from .._errors import ConfigurationError, ConflictError, ModelError, NotFoundError, ValidationError
 from .._types import Json, ToolPart, Usage
 from ..memory.context.render import escape
-from ..models.base import ModelRequest, ToolDefinition
+from ..models.base import Model, ModelRequest, ToolDefinition
+from ..models.tracing import chat
 from .deciding import Decision, decide
 from .events import Emit
 from .options import Call, TurnSource
 from .pending import PendingCall, pending_calls
+from .records import is_network
 from .result import AgentResult
 from .state import RunState
 
@@ -50,7 +52,9 @@ async def find_questions(agent: Agent, memory: TurnSource, call: Call) -> list[Q
     if call.thread is None or call.resource is None:
         return []
     runs = await memory.open_runs.page(call.resource, agent.name, "suspended", thread_id=call.thread.id)
-    alive = [run for run in runs if not memory.open_runs.has_lapsed(run)]
+    alive = [
+        run for run in runs if not memory.open_runs.has_lapsed(run) and is_network(run) is agent.is_network
+    ]
     asked = await memory.open_runs.parts(call.resource, alive)
     return [
         Question(run_id, pending)
@@ -60,8 +64,10 @@ async def find_questions(agent: Agent, memory: TurnSource, call: Call) -> list[Q
     ]
 
 
-async def extract(state: RunState, questions: Sequence[Question]) -> tuple[Question, Json] | None:
-    """Ask the model which question the input answers, and how. `None`: none of them."""
+async def extract(
+    state: RunState, questions: Sequence[Question], model: Model
+) -> tuple[Question, Json] | None:
+    """Ask `model` which question the input answers, and how. `None`: none of them."""
     listed = "\n".join(
         f"answer_{number}: {escape(_described(question.call))}"
         for number, question in enumerate(questions, 1)
@@ -73,7 +79,8 @@ async def extract(state: RunState, questions: Sequence[Question]) -> tuple[Quest
         settings=state.plan.settings,
     )
     try:
-        response = await state.plan.model.request(request)
+        with chat(model, request, role="auto-resume") as asked:
+            response = asked.answered(await model.request(request))
     except ModelError as error:
         log.warning("could not ask whether a message answers a suspended call: %s", type(error).__name__)
         return None
@@ -97,7 +104,9 @@ async def answer(
     said = tuple(state.input)
     try:
         return await decide(agent, question.run_id, decision, options, emit, said=said, usage=state.usage)
-    except (ConflictError, NotFoundError, ValidationError) as error:
+    except (ConfigurationError, ConflictError, NotFoundError, ValidationError) as error:
+        if getattr(error, "result", None) is not None:
+            raise  # the answer was taken, and what came then failed
         log.info("an answer to a suspended call was not taken: %s", type(error).__name__)
         return None
 

@@ -223,6 +223,8 @@ def _json(thread: Thread, prompt: Prompt) -> dict[str, Any]:
         "user": thread.resource_id,
         "tokens": report.tokens,
         "stable_tokens": report.stable_tokens,
+        "reused_tokens": report.reused_tokens,
+        "repeated_tokens": report.repeated_tokens,
         "budget": report.budget,
         "over_budget": report.over_budget,
         "dropped": list(report.dropped),

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
-import hashlib
-import inspect
-import typing
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from .._codec import to_json
-from .._errors import ConfigurationError, ThreadmarkError, ValidationError, WorkflowStepError
+from .._errors import ConfigurationError, ConflictError, ValidationError, WorkflowStepError
 from .._ids import check_count
-from .._sync import in_thread
+from .._tracing import span
 from .._types import Json
+from ..agents.calls import describe_error
 from .events import OnWorkflowEvent, WorkflowEvent
-from .journal import Journal, WorkflowPause, WorkflowStep
+from .journal import DIED, Journal, WorkflowPause, WorkflowStep
 from .values import Shape
+from .work import as_function, check_seconds, digest_of, outcome_of, result_type
 
-T = TypeVar("T")
+log = logging.getLogger("threadmark.workflows")
+
+_inside: contextvars.ContextVar[Any] = contextvars.ContextVar("threadmark_workflow_step", default=None)
+"""The context whose step is being executed here."""
 
 
 class Suspended(BaseException):
     """Ends the function of a run that waits for an answer. Not an `Exception`, so that nobody catches it."""
+
+
+class Lost(BaseException):
+    """Ends the function of a run that must not go on here. Not an `Exception`: whoever caught it would go on.
+
+    `ours`: nobody else has the run; its function does not fit what is recorded.
+    """
+
+    def __init__(self, error: ConflictError, *, ours: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.ours = ours
 
 
 class Bail(BaseException):
@@ -68,7 +83,10 @@ class WorkflowContext:
         self._journal = journal
         self._on_event = on_event
         self._used: dict[str, int] = {}
+        self._keys: set[str] = set()
         self._asked: dict[str, _Asked] = {}
+        self._open: set[asyncio.Future[None]] = set()  # steps that are being executed
+        self._ended = False
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -93,20 +111,27 @@ class WorkflowContext:
                 (with `output`, its object) is given; or another workflow.
             retries: How often it is called again after it raised.
             delay: Seconds before each of these.
-            timeout: Seconds that each call may take.
+            timeout: Seconds that each call may take. A plain function cannot be stopped: it goes on in its
+                thread, and nobody hears of its end.
             once: Never call it a second time, not even if the process died meanwhile: the run then goes on
                 with a `WorkflowStepError` that says that the outcome is unknown. Otherwise a step that was
-                under way when the process died is executed again.
+                under way when the process died is executed again. Not together with `retries`.
             returns: The type of what it gives; default: the annotation of its result. What is given has been
                 through JSON, so it is the same now and after a restart.
 
-        Raises `WorkflowStepError` when it failed, also after a restart; `ConflictError` if the run recorded
-        this step for other arguments.
+        Raises `WorkflowStepError` when it failed, also after a restart; `ConfigurationError` for a type that
+        cannot go through JSON, and inside of another step. If the run recorded this step for other arguments,
+        the function ends here, and whoever called it gets a `ConflictError`.
         """
         check_count("retries", retries)
+        delay = check_seconds("delay", delay, least=0.0)
+        if timeout is not None:
+            timeout = check_seconds("timeout", timeout)
+        if once and retries:
+            raise ConfigurationError(f"step {name!r} is to run once and to be retried; choose one")
         key = self._key(name)
-        call, shape = _callable(work, key, self.run_id, kwargs), Shape(returns or _result_type(work, kwargs))
-        digest = _digest(args, kwargs)
+        call, shape = as_function(work, key, self.run_id, kwargs), Shape(returns or result_type(work, kwargs))
+        digest = digest_of(args, kwargs)
         run = functools.partial(call, *args, **kwargs)
         return self._step(key, run, shape, digest, retries, delay, timeout, once=once)
 
@@ -122,41 +147,95 @@ class WorkflowContext:
         *,
         once: bool,
     ) -> Any:
-        recorded = self._journal.expect(key, arguments)
+        recorded = self._expect(key, arguments)
         if recorded is not None and recorded.status == "done":
             return shape.restore(recorded.output)
         if recorded is not None and recorded.status == "failed":
             raise WorkflowStepError(recorded.error or "", step=key)
         if recorded is not None and recorded.status == "begun":
-            await self._fail(key, arguments, "the process died while it ran; its outcome is unknown", None)
+            await self._fail(key, arguments, DIED, None)
+        shape.check()
+        if self._ended:  # somebody's task of its own; the step will be executed when the run goes on
+            raise Suspended
+        done = asyncio.get_running_loop().create_future()
+        self._open.add(done)
+        try:
+            return await self._execute(key, call, shape, arguments, retries, delay, timeout, once=once)
+        finally:
+            self._open.discard(done)
+            done.set_result(None)
+
+    async def _execute(
+        self,
+        key: str,
+        call: Callable[[], Any],
+        shape: Shape,
+        arguments: str,
+        retries: int,
+        delay: float,
+        timeout: float | None,
+        *,
+        once: bool,
+    ) -> Any:
         if once:
-            await self._journal.record(WorkflowStep(name=key, status="begun"), arguments)
+            await self._record(WorkflowStep(name=key, status="begun"), arguments)
         self._tell("workflow-step-start", key)
+        about = {"threadmark.workflow.name": self.workflow, "threadmark.workflow.step": key}
         while True:
+            limit = asyncio.timeout(timeout)
             try:
-                async with asyncio.timeout(timeout):
-                    value = await _outcome(call, key)
+                with span(f"workflow_step {key}", about):
+                    async with limit:
+                        value = await self._call(call, key)
                 break
-            except ThreadmarkError as error:
-                failure: Exception = error
             except Exception as error:
-                failure = error
-            if retries <= 0 or once:
-                await self._fail(key, arguments, f"{type(failure).__name__}: {failure}", failure)
+                failure, reason = error, describe_error(error)
+                if limit.expired() and isinstance(error, TimeoutError):
+                    reason = f"it took longer than {timeout:g} seconds"
+            if retries <= 0:
+                await self._fail(key, arguments, reason, failure)
             retries -= 1
             await asyncio.sleep(delay)
         try:
             plain = shape.dump(value)
+            restored = shape.restore(plain)
         except ValidationError as error:
-            await self._fail(key, arguments, f"it gave what is not JSON: {error}", error)
-        await self._journal.record(WorkflowStep(name=key, status="done", output=plain), arguments)
+            await self._fail(key, arguments, f"it gave what is not {shape}: {error}", error)
+        await self._record(WorkflowStep(name=key, status="done", output=plain), arguments)
         self._tell("workflow-step-result", key, output=plain)
-        return shape.restore(plain)
+        return restored
+
+    async def _call(self, call: Callable[[], Any], key: str) -> Any:
+        before = _inside.set(self)
+        try:
+            return await outcome_of(call, key)
+        finally:
+            _inside.reset(before)
 
     async def _fail(self, key: str, arguments: str, error: str, cause: Exception | None) -> NoReturn:
-        await self._journal.record(WorkflowStep(name=key, status="failed", error=error), arguments)
+        await self._record(WorkflowStep(name=key, status="failed", error=error), arguments)
         self._tell("workflow-step-error", key, error=error)
         raise WorkflowStepError(error, step=key) from cause
+
+    def _expect(self, key: str, arguments: str) -> WorkflowStep | None:
+        if self._journal.lost is not None:
+            raise Lost(self._journal.lost)
+        try:
+            return self._journal.expect(key, arguments)
+        except ConflictError as error:
+            raise Lost(error, ours=True) from None
+
+    async def _record(self, step: WorkflowStep, arguments: str) -> None:
+        try:
+            await self._journal.record(step, arguments)
+        except ConflictError as error:
+            raise Lost(error) from None
+
+    async def end(self, *, wait: bool) -> None:
+        """The function has ended: no step begins any more. `wait` for those that somebody's tasks execute."""
+        self._ended = True
+        while wait and self._open:
+            await asyncio.wait(list(self._open))
 
     async def parallel(self, *steps: Awaitable[Any]) -> list[Any]:
         """Wait for all of `steps`, which run side by side, and give their results in order.
@@ -164,8 +243,9 @@ class WorkflowContext:
         If one fails the others are waited for, and then the first failure is raised. If one suspends the
         others are waited for and recorded, and then the run waits, for all that suspended.
         """
+        self._check_outside()
         done = await asyncio.gather(*[_settled(step) for step in steps])
-        for kind in (Exception, BaseException):
+        for kind in (Lost, Exception, BaseException):
             for outcome in done:
                 if isinstance(outcome, _Raised) and isinstance(outcome.error, kind):
                     raise outcome.error
@@ -198,22 +278,24 @@ class WorkflowContext:
         here as "suspended"; `workflow.resume(run_id, data)` goes on with it, and this gives the answer.
         """
         key, shape = self._key(name), Shape(answer)
+        shape.check()
         plain = Shape(None).dump(payload)
         return self._suspend(key, plain, shape)
 
     async def _suspend(self, key: str, payload: Json, shape: Shape) -> Any:
-        digest = _digest((payload,), {})
-        recorded = self._journal.expect(key, digest)
+        digest = digest_of((payload,), {})
+        recorded = self._expect(key, digest)
         if recorded is not None and recorded.status == "answered":
             return shape.restore(recorded.output)
         self._asked[key] = _Asked(WorkflowPause(name=key, payload=payload, schema=shape.json_schema), shape)
         if recorded is None:
-            await self._journal.record(WorkflowStep(name=key, status="suspended", payload=payload), digest)
+            await self._record(WorkflowStep(name=key, status="suspended", payload=payload), digest)
             self._tell("workflow-step-suspended", key, payload=payload, schema=shape.json_schema)
         raise Suspended
 
     def bail(self, output: Any = None) -> NoReturn:
         """End the run here as a success, with `output`."""
+        self._check_outside()
         raise Bail(output)
 
     @property
@@ -228,16 +310,36 @@ class WorkflowContext:
     # -- keeping -------------------------------------------------------------------------------------
 
     def _key(self, name: str) -> str:
+        """What identifies a step or pause in the run."""
+        self._check_outside()
         if not isinstance(name, str) or not name:
             raise ValidationError(f"a step needs a name, not {name!r}")
-        count = self._used[name] = self._used.get(name, 0) + 1
-        return name if count == 1 else f"{name}#{count}"
+        while True:
+            count = self._used[name] = self._used.get(name, 0) + 1
+            key = name if count == 1 else f"{name}#{count}"
+            if key not in self._keys:  # as another step's own name
+                self._keys.add(key)
+                return key
 
-    def _tell(self, kind: Any, step: str, **data: Json) -> None:
-        if self._on_event is not None:
-            self._on_event(
-                WorkflowEvent(type=kind, run_id=self.run_id, workflow=self.workflow, step=step, data=data)
+    def _check_outside(self) -> None:
+        # When the run goes on a recorded step is not executed, so nothing in it would be found again.
+        if _inside.get() is self:
+            raise ConfigurationError(
+                "a step cannot have steps or pauses; call them in the workflow's function"
             )
+
+    def _tell(self, kind: Any, step: str | None, **data: Json) -> None:
+        if self._on_event is None:
+            return
+        event = WorkflowEvent(type=kind, run_id=self.run_id, workflow=self.workflow, step=step, data=data)
+        try:
+            self._on_event(event)
+        except Exception:  # a listener must not change what it listens to
+            log.exception("on_event of workflow %r failed, run %r", self.workflow, self.run_id)
+
+    def tell(self, kind: Any, **data: Json) -> None:
+        """Tell an event of the run; what is `None` is left out."""
+        self._tell(kind, None, **{key: value for key, value in data.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,69 +352,5 @@ async def _settled(step: Awaitable[Any]) -> Any:
         return await step
     except asyncio.CancelledError:
         raise
-    except (Exception, Suspended, Bail) as error:
+    except (Exception, Lost, Suspended, Bail) as error:
         return _Raised(error)
-
-
-async def _outcome(call: Callable[[], Any], key: str) -> Any:
-    """What a call gives; one that is not a coroutine function runs in a thread."""
-    function = call.func if isinstance(call, functools.partial) else call
-    if inspect.iscoroutinefunction(function):
-        return await call()
-    made = await in_thread(call, f"threadmark-step-{key[:40]}")
-    return await made if inspect.isawaitable(made) else made
-
-
-def _callable(work: Any, key: str, run_id: str, kwargs: dict[str, Any]) -> Callable[..., Any]:
-    """`work` as a function."""
-    if hasattr(work, "generate") and hasattr(work, "stream"):
-
-        async def ask(*args: Any, **options: Any) -> Any:
-            if "resource" in options:
-                options.setdefault("run_id", f"{run_id}/{key}")
-            result = await work.generate(*args, **options)
-            if result.finish_reason == "suspended":
-                raise ConfigurationError("an agent that waits for a person cannot be a step; suspend the run")
-            if result.tripwire is not None:
-                raise WorkflowStepError(f"a processor stopped the agent: {result.tripwire.reason}", step=key)
-            return result.text if result.object is None else result.object
-
-        return ask
-    if hasattr(work, "run") and hasattr(work, "resume") and hasattr(work, "definition"):
-
-        async def nest(**inputs: Any) -> Any:
-            result = await work.run(**inputs)
-            if result.status == "suspended":
-                raise ConfigurationError("a workflow that suspends cannot be a step")
-            return result.output
-
-        return nest
-    function = getattr(work, "function", work)
-    if not callable(function):
-        raise ValidationError(f"step {key!r} needs a function, not {work!r}")
-    return function  # type: ignore[no-any-return]
-
-
-def _result_type(work: Any, kwargs: dict[str, Any]) -> Any:
-    if hasattr(work, "generate"):
-        output = kwargs.get("output") or getattr(work, "output", None)
-        return getattr(output, "schema", output)
-    if hasattr(work, "definition") and hasattr(work, "returns"):
-        return work.returns
-    function = getattr(work, "function", work)
-    try:
-        return typing.get_type_hints(function, include_extras=True).get("return")
-    except (TypeError, NameError, AttributeError):
-        return None
-
-
-def _digest(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What identifies the arguments, as far as they are JSON."""
-    from pydantic_core import to_jsonable_python
-
-    try:
-        plain = to_jsonable_python([args, kwargs], serialize_unknown=False)
-        text = to_json(plain, "arguments")
-    except (ValueError, ThreadmarkError):
-        return "-"
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from .._errors import ConfigurationError, ConflictError, NotFoundError, ThreadmarkError, ValidationError
 from .._ids import check_id, new_id
 from .._sync import sync_twin
+from .._tracing import span
 from .._types import Json, Run
+from ..agents.calls import describe_error
+from ..agents.deciding import NO_DATA
 from ..agents.tools import Tool, build_tool
 from ..memory.runs import has_lapsed
 from ..models.base import ToolDefinition
-from .context import Bail, Suspended, WorkflowContext
-from .events import OnWorkflowEvent, WorkflowEvent
-from .journal import Journal, WorkflowPause, WorkflowStep
+from .context import Bail, Lost, Suspended, WorkflowContext
+from .events import OnWorkflowEvent
+from .journal import AGENT, Journal, WorkflowPause, WorkflowStep
 from .values import Shape
 
 if TYPE_CHECKING:
     from ..memory import Memory
+
+_OWN = ("memory", "resource", "thread", "run_id", "on_event")
+"""Arguments of `Workflow.run` that are not the function's."""
 
 Status: TypeAlias = Literal["running", "finished", "suspended", "failed", "aborted"]
 
@@ -62,6 +68,12 @@ class Workflow:
         parameters = list(inspect.signature(function).parameters.values())
         if not parameters:
             raise ConfigurationError("the first parameter of a workflow is its WorkflowContext")
+        taken = [parameter.name for parameter in parameters[1:] if parameter.name in _OWN]
+        if taken:
+            raise ConfigurationError(
+                f"parameter {taken[0]!r} of workflow {function.__name__!r} needs another name: "
+                f"run(...) has a {taken[0]!r} of its own"
+            )
         self.function = function
         self.memory = memory
         described = build_tool(_inputs(function, parameters), name=name, description=description)
@@ -89,18 +101,29 @@ class Workflow:
 
         A `run_id` that was used before for the same input gives that run's result, or goes on with it if its
         process died. Raises what the function raises, with the run's `WorkflowResult` as the error's `result`
-        if it is Threadmark's; `ValidationError` for inputs that do not fit; `ConflictError` if the run is
-        under way elsewhere or was made for other input.
+        if it is Threadmark's; `ValidationError` for inputs that do not fit, or cannot be read back from JSON;
+        `ConflictError` if the run is under way elsewhere, was made for other input or another thread, or
+        failed or was aborted before.
         """
         memory, owner, thread_id = self._place(memory, resource, thread)
+        _check_listener(on_event)
         positional, named = self._checked(inputs)
         run_id = new_id() if run_id is None else check_id("run", run_id)
         plain = Shape(None).dump(inputs)
+        if owner is not None:
+            self._checked(plain)  # as it will be read when the run goes on
         journal = Journal(memory, owner or "", thread_id or "", self.name, run_id, plain)
         if memory is not None and owner is not None:
             stored = await memory.store.get_run(owner, run_id)
             if stored is not None:
-                self._check_same(stored, plain)
+                self._check_same(stored, plain, thread_id)
+                if stored.status in ("failed", "aborted"):
+                    over = ConflictError(
+                        f"workflow run {run_id!r} {'has ' if stored.status == 'failed' else 'was '}"
+                        f"{stored.status}: {stored.error}; a new run needs another run_id"
+                    )
+                    over.result = self._stored(stored)
+                    raise over
                 if stored.status != "running":
                     return self._stored(stored)
                 if not has_lapsed(stored, memory.now()):
@@ -111,7 +134,7 @@ class Workflow:
     async def resume(
         self,
         run_id: str,
-        data: Any = None,
+        data: Any = NO_DATA,
         *,
         memory: Memory | None = None,
         resource: str,
@@ -122,14 +145,15 @@ class Workflow:
 
         A run whose process died is gone on with, without `data`. Raises `NotFoundError` for an unknown run or
         another owner's, `ConflictError` for one that is over, is under way, or was answered by somebody else
-        just now, and `ValidationError` for data that does not fit: the run then still waits.
+        just now, and `ValidationError` for data that does not fit or is missing: the run then still waits.
         """
+        _check_listener(on_event)
         memory = memory or self.memory
         if memory is None:
             raise ConfigurationError(f"workflow {self.name!r} has no memory; give resume(memory=...)")
         owner = check_id("resource", resource)
         run = await memory.store.get_run(owner, check_id("run", run_id))
-        if run is None or run.agent != self.name or "workflow" not in (run.state or {}):
+        if run is None or not self._is_mine(run):
             raise NotFoundError(f"workflow {self.name!r} has no run {run_id!r}")
         journal = Journal.of(memory, owner, run)
         inputs = journal.input if isinstance(journal.input, dict) else {}
@@ -137,6 +161,8 @@ class Workflow:
         if run.status == "running":
             if not has_lapsed(run, memory.now()):
                 raise ConflictError(f"workflow run {run_id!r} is under way")
+            if data is not NO_DATA:
+                await self._answer(journal, run, positional, named, data, name)
         elif run.status == "suspended":
             await self._answer(journal, run, positional, named, data, name)
         else:
@@ -149,7 +175,7 @@ class Workflow:
         if memory is None:
             raise ConfigurationError(f"workflow {self.name!r} has no memory; give get(memory=...)")
         run = await memory.store.get_run(check_id("resource", resource), check_id("run", run_id))
-        if run is None or run.agent != self.name or "workflow" not in (run.state or {}):
+        if run is None or not self._is_mine(run):
             return None
         return self._stored(run)
 
@@ -175,27 +201,59 @@ class Workflow:
         named: Mapping[str, Any],
         on_event: OnWorkflowEvent | None,
     ) -> WorkflowResult:
+        about = {
+            "gen_ai.operation.name": "invoke_workflow",
+            "gen_ai.workflow.name": self.name,
+            "gen_ai.conversation.id": thread_id,
+            "threadmark.resource.id": owner,
+            "threadmark.run.id": run_id,
+        }
+        with span(f"invoke_workflow {self.name}", about, origin=journal.origin) as made:
+            journal.origin = journal.origin or made.traceparent
+            result = await self._traced(journal, run_id, owner, thread_id, positional, named, on_event)
+            made.set({"threadmark.run.status": result.status})
+        return result
+
+    async def _traced(
+        self,
+        journal: Journal,
+        run_id: str,
+        owner: str | None,
+        thread_id: str | None,
+        positional: Sequence[Any],
+        named: Mapping[str, Any],
+        on_event: OnWorkflowEvent | None,
+    ) -> WorkflowResult:
         context = self._context(journal, run_id, owner, thread_id, on_event)
         await journal.write("running")  # whoever comes second gets a ConflictError here
-        self._tell(context, on_event, "workflow-start", input=journal.input)
+        context.tell("workflow-start", input=journal.input)
         async with _kept_alive(journal):
             status, output, failure = await self._call(context, positional, named)
-        error = None if failure is None else f"{type(failure).__name__}: {failure}"
+        error = None if failure is None else describe_error(failure)
         plain: Json = None
         if status == "finished":
             try:
                 plain = self._output.dump(output)
                 output = self._output.restore(plain)
             except ValidationError as invalid:
-                failure = ConfigurationError(f"workflow {self.name!r} gave what is not JSON: {invalid}")
+                failure = ConfigurationError(
+                    f"workflow {self.name!r} gave what is not {self._output}: {invalid}"
+                )
                 status, error, output = "failed", str(failure), None
         if status == "suspended" and owner is None:
             failure = ConfigurationError(
                 f"workflow {self.name!r} cannot suspend without a memory, a resource and a thread"
             )
             status, error = "failed", str(failure)
-        if not isinstance(failure, ConflictError):  # then the run is somebody else's
-            await self._end(journal, status, error, plain)
+        try:
+            if isinstance(failure, Lost):
+                if failure.ours:  # code that fits can go on with it at once
+                    await journal.write("running", error=error, lease=0.0)
+                failure = failure.error
+            else:
+                await self._end(journal, status, error, plain)
+        finally:
+            journal.close()
         result = WorkflowResult(
             run_id=run_id,
             workflow=self.name,
@@ -205,7 +263,7 @@ class Workflow:
             pending=context.pending if status == "suspended" else (),
             error=error,
         )
-        self._tell(context, on_event, "workflow-finish", status=status, output=plain, error=error)
+        context.tell("workflow-finish", status=status, output=plain, error=error)
         if failure is not None:
             if isinstance(failure, ThreadmarkError):
                 failure.result = result
@@ -215,16 +273,33 @@ class Workflow:
     async def _call(
         self, context: WorkflowContext, positional: Sequence[Any], named: Mapping[str, Any]
     ) -> tuple[Status, Any, BaseException | None]:
+        """How the function ends. Steps that its own tasks still execute are waited for, and recorded."""
+        status, output, failure = await self._ending(context, positional, named)
+        try:
+            await context.end(wait=status != "aborted")
+        except asyncio.CancelledError as error:
+            return "aborted", None, error
+        return status, output, failure
+
+    async def _ending(
+        self, context: WorkflowContext, positional: Sequence[Any], named: Mapping[str, Any]
+    ) -> tuple[Status, Any, BaseException | None]:
         try:
             return "finished", await self.function(context, *positional, **named), None
-        except Bail as end:
-            return "finished", end.output, None
-        except Suspended:
-            return "suspended", None, None
+        except (Lost, Bail, Suspended) as signal:
+            return _ended_by(signal)
         except asyncio.CancelledError as error:
             return "aborted", None, error
         except Exception as error:
             return "failed", None, error
+        except BaseExceptionGroup as group:  # of a task group
+            for kind in (Lost, Exception, Bail, Suspended):
+                found = _first(group, kind)
+                if isinstance(found, Exception):
+                    return "failed", None, group.subgroup(Exception)
+                if found is not None:
+                    return _ended_by(found)
+            raise
 
     async def _end(self, journal: Journal, status: Status, error: str | None, output: Json) -> None:
         reason: Any = {"finished": "stop", "suspended": "suspended", "failed": "error"}.get(status, "aborted")
@@ -242,10 +317,16 @@ class Workflow:
     ) -> None:
         """Put the answer into the journal. What it has to be only the code knows, so that is called first."""
         waiting = [step.name for step in journal.steps.values() if step.status == "suspended"]
+        if data is NO_DATA:
+            raise ValidationError(
+                f"run {run.id!r} waits for an answer to {', '.join(waiting)}; give it as data"
+            )
+        if not waiting:
+            raise ConflictError(f"run {run.id!r} waits for nothing; go on with it with resume(run_id)")
         if name is None:
             if len(waiting) > 1:
                 raise ValidationError(f"run {run.id!r} waits for {', '.join(waiting)}; name one")
-            name = waiting[0] if waiting else ""
+            name = waiting[0]
         if name not in waiting:
             raise NotFoundError(f"run {run.id!r} waits for no {name!r}")
         shape = await self._shape_of(journal, run, positional, named, name)
@@ -305,9 +386,12 @@ class Workflow:
         except InvalidArgumentsError as error:
             raise ValidationError(f"workflow {self.name!r}: {error}") from None
 
-    def _check_same(self, run: Run, inputs: Json) -> None:
-        state = run.state or {}
-        if run.agent != self.name or "workflow" not in state or state.get("input") != inputs:
+    def _is_mine(self, run: Run) -> bool:
+        return run.agent == f"{AGENT}{self.name}" and "workflow" in (run.state or {})
+
+    def _check_same(self, run: Run, inputs: Json, thread_id: str | None) -> None:
+        same = self._is_mine(run) and run.thread_id == thread_id
+        if not same or (run.state or {}).get("input") != inputs:
             raise ConflictError(f"run {run.id!r} was made for something else; give this one another run_id")
 
     def _stored(self, run: Run) -> WorkflowResult:
@@ -331,13 +415,6 @@ class Workflow:
             ),
             error=run.error,
         )
-
-    def _tell(
-        self, context: WorkflowContext, on_event: OnWorkflowEvent | None, kind: Any, **data: Json
-    ) -> None:
-        if on_event is not None:
-            known = {key: value for key, value in data.items() if value is not None}
-            on_event(WorkflowEvent(type=kind, run_id=context.run_id, workflow=self.name, data=known))
 
 
 @overload
@@ -378,6 +455,32 @@ def workflow(
     return Workflow(function, name=name, description=description, memory=memory)
 
 
+def _ended_by(signal: BaseException) -> tuple[Status, Any, BaseException | None]:
+    """How a run ends whose function was left by `signal`."""
+    if isinstance(signal, Bail):
+        return "finished", signal.output, None
+    if isinstance(signal, Suspended):
+        return "suspended", None, None
+    return "running", None, signal
+
+
+def _first(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException | None:
+    """An exception of a group that is of `kind`."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            error_ = _first(error, kind)
+            if error_ is not None:
+                return error_
+        elif isinstance(error, kind):
+            return error
+    return None
+
+
+def _check_listener(on_event: Any) -> None:
+    if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
+        raise ConfigurationError(f"on_event must be a plain function, not {on_event!r}")
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
@@ -405,5 +508,5 @@ async def _kept_alive(journal: Journal) -> AsyncGenerator[None, None]:
         yield
     finally:
         beat.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ThreadmarkError):
+        with contextlib.suppress(asyncio.CancelledError):
             await beat

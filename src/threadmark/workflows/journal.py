@@ -8,18 +8,26 @@ outside of its steps is the same each time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .._errors import ConflictError
+from .._errors import ConflictError, StoreError
 from .._types import FinishReason, Json, Run, RunStatus
 from ..memory import runs
 from ..stores.base import RunWrite, TurnWrite
 
 if TYPE_CHECKING:
     from ..memory import Memory
+
+log = logging.getLogger("threadmark.workflows")
+
+DIED = "the process died while it ran; its outcome is unknown"
+
+AGENT: Final = "workflow:"
+"""What stands before a workflow's name in the `agent` of its runs: an agent of that name has other runs."""
 
 StepStatus = Literal["begun", "done", "failed", "suspended", "answered"]
 
@@ -70,13 +78,19 @@ class Journal:
         self._version = 0
         self._writing = asyncio.Lock()
         self.input = input
+        self.origin: str | None = None
+        """The `traceparent` of the span that began the run."""
+        self.lost: ConflictError | None = None
+        """Why the run is this process's no more."""
 
     @classmethod
     def of(cls, memory: Memory, owner: str, run: Run) -> Journal:
         """The journal of a stored run."""
         state: Mapping[str, Any] = run.state or {}
-        self = cls(memory, owner, run.thread_id, run.agent, run.id, state.get("input"))
+        name = run.agent.removeprefix(AGENT)
+        self = cls(memory, owner, run.thread_id, name, run.id, state.get("input"))
         self.started, self._version = run.started_at, run.version
+        self.origin = state.get("trace")
         for name, step in (state.get("steps") or {}).items():
             values = dict(step)
             self._arguments[name] = values.pop("arguments", "")
@@ -120,54 +134,90 @@ class Journal:
         finish_reason: FinishReason | None = None,
         error: str | None = None,
         output: Json = None,
+        lease: float | None = None,
     ) -> None:
-        """Write the run's row. Raises `ConflictError` if another process has gone on with the run."""
+        """Write the run's row. Raises `ConflictError` if another process has gone on with the run.
+
+        `lease` is the seconds for which a running run is this process's; default: `runs.LEASE`.
+        """
         if self._memory is None:
             return
         async with self._writing:  # parallel steps end at once
-            now = self._memory.now()
-            state: dict[str, Json] = {
-                "workflow": self._workflow,
-                "input": self.input,
-                "steps": {
-                    name: {**step.to_dict(), "arguments": self._arguments[name]}
-                    for name, step in self.steps.items()
-                },
-            }
-            if status == "finished":
-                state["output"] = output
-            over = status not in ("running", "suspended")
-            receipt = await self._memory.store.write_turn(
-                self.owner,
-                TurnWrite(
-                    thread_id=self._thread_id,
-                    now=now,
-                    run=RunWrite(
-                        id=self._run_id,
-                        agent=self._workflow,
-                        status=status,
-                        finish_reason=finish_reason,
-                        error=error,
-                        started_at=self.started or now,
-                        finished_at=now if over else None,
-                        if_version=self._version,
-                        state=state,
-                        expires_at=now + timedelta(seconds=runs.LEASE) if status == "running" else None,
-                    ),
+            if self.lost is not None:
+                raise self.lost
+            try:
+                await self._write(self._memory, status, finish_reason, error, output, lease)
+            except ConflictError as conflict:
+                self.lost = conflict
+                raise
+
+    async def _write(
+        self,
+        memory: Memory,
+        status: RunStatus,
+        finish_reason: FinishReason | None,
+        error: str | None,
+        output: Json,
+        lease: float | None,
+    ) -> None:
+        now = memory.now()
+        state: dict[str, Json] = {
+            "workflow": self._workflow,
+            "input": self.input,
+            "steps": {
+                name: {**step.to_dict(), "arguments": self._arguments[name]}
+                for name, step in self.steps.items()
+            },
+        }
+        if self.origin is not None:
+            state["trace"] = self.origin
+        if status == "finished":
+            state["output"] = output
+        over = status not in ("running", "suspended")
+        receipt = await memory.store.write_turn(
+            self.owner,
+            TurnWrite(
+                thread_id=self._thread_id,
+                now=now,
+                run=RunWrite(
+                    id=self._run_id,
+                    agent=f"{AGENT}{self._workflow}",
+                    status=status,
+                    finish_reason=finish_reason,
+                    error=error,
+                    started_at=self.started or now,
+                    finished_at=now if over else None,
+                    if_version=self._version,
+                    state=state,
+                    expires_at=now + timedelta(seconds=runs.LEASE if lease is None else lease)
+                    if status == "running"
+                    else None,
                 ),
-            )
-            assert receipt.run is not None
-            self._version = receipt.run.version
+            ),
+        )
+        assert receipt.run is not None
+        self._version = receipt.run.version
+
+    def close(self) -> None:
+        """The run's end is written: a step that ends later is not recorded."""
+        self.lost = self.lost or ConflictError(f"workflow run {self._run_id!r} has ended")
 
     async def keep_alive(self) -> None:
-        """Renew the run's lease for as long as this runs."""
+        """Renew the run's lease for as long as this runs, or until the run is somebody else's."""
         if self._memory is None:
             return
-        while True:
-            await asyncio.sleep(runs.LEASE / 3)
-            async with self._writing:
-                until = self._memory.now() + timedelta(seconds=runs.LEASE)
-                await self._memory.store.renew_run(self.owner, self._run_id, self._version, until)
+        while self.lost is None:
+            await asyncio.sleep(runs.LEASE / 4)
+            try:
+                async with self._writing:
+                    until = self._memory.now() + timedelta(seconds=runs.LEASE)
+                    kept = await self._memory.store.renew_run(self.owner, self._run_id, self._version, until)
+            except StoreError as error:  # there is time for more tries
+                name = type(error).__name__
+                log.warning("could not renew the lease of workflow run %r: %s", self._run_id, name)
+                continue
+            if not kept:
+                self.lost = ConflictError(f"workflow run {self._run_id!r} was gone on with by somebody else")
 
 
 class _Replay(Journal):
@@ -177,6 +227,8 @@ class _Replay(Journal):
         recorded = super().expect(name, arguments)
         if recorded is None:
             raise ConflictError(f"step {name!r} is not recorded")
+        if recorded.status == "begun":
+            return WorkflowStep(name=name, status="failed", error=DIED)
         return recorded
 
     async def record(self, step: WorkflowStep, arguments: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ValidationError
+from .._ids import new_id
 from ..agents.tools import Tool, ToolContext
 
 if TYPE_CHECKING:
@@ -20,23 +21,31 @@ def workflow_tool(workflow: Workflow) -> Tool:
     """
 
     async def call(context: ToolContext, inputs: dict[str, Any]) -> Any:
-        run_id = f"{context.run_id}/{context.tool_call_id}"
         owner, thread = context.resource_id, context.thread_id
         asked = context.suspend_payload
         if asked is not None and owner is not None:
             try:
                 result = await workflow.resume(
-                    run_id, context.resume_data, resource=owner, name=asked["name"]
+                    asked["run_id"], context.resume_data, resource=owner, name=asked["name"]
                 )
             except ValidationError as error:
                 context.suspend({**asked, "error": str(error)})
         elif owner is not None and workflow.memory is not None:
+            # Not of the call's id: some providers count those anew in each step.
+            run_id = f"{context.run_id[:200]}/{new_id()}"
             result = await workflow.run(resource=owner, thread=thread, run_id=run_id, **inputs)
         else:
             result = await workflow.run(**inputs)
         if result.status == "suspended":
             pause = result.pending[0]
-            context.suspend({"name": pause.name, "payload": pause.payload, "schema": pause.schema})
+            context.suspend(
+                {
+                    "run_id": result.run_id,
+                    "name": pause.name,
+                    "payload": pause.payload,
+                    "schema": pause.schema,
+                }
+            )
         return result.output
 
     def validate(args: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -27,6 +27,16 @@ class Shape:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(f"{self._type!r} cannot go through JSON: {reason}") from None
 
+    def __str__(self) -> str:
+        if self._type is None:
+            return "JSON"
+        return getattr(self._type, "__name__", None) or str(self._type)
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for a type that cannot go through JSON."""
+        if self._type is not None:
+            _ = self._adapter
+
     @cached_property
     def json_schema(self) -> Mapping[str, Json] | None:
         """As JSON schema; `None` where anything goes."""
@@ -38,7 +48,9 @@ class Shape:
         import pydantic_core
 
         try:
-            plain = self._adapter.dump_python(value, mode="json", warnings="error")
+            plain = self._adapter.dump_python(
+                value, mode="json", by_alias=True, round_trip=True, warnings="error"
+            )
             to_json(plain, "value")
             return plain
         except (pydantic.ValidationError, pydantic_core.PydanticSerializationError, ValueError) as error:
@@ -48,8 +60,11 @@ class Shape:
         """The value of its JSON. Raises `ValidationError` that names each field that does not fit."""
         import pydantic
 
+        text = to_json(plain, "value")
         try:
-            return self._adapter.validate_json(to_json(plain, "value"))
+            if "\\ud" in text:  # half of a pair, perhaps, which is no JSON to Pydantic
+                return self._adapter.validate_python(plain)
+            return self._adapter.validate_json(text)
         except pydantic.ValidationError as error:
             problems = [
                 f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}"

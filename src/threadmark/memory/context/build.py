@@ -25,7 +25,7 @@ from ..counting import Counting
 from .recalled import recalled_blocks, recalled_message, reserved
 from .render import present
 from .report import Block, BlockKind, ContextReport, Prompt
-from .stability import fingerprint
+from .stability import Outline, fingerprint
 
 if TYPE_CHECKING:
     from ..observe.view import ObservedThread, Shown
@@ -92,7 +92,7 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         for stored in layers.history
         if (message := _marked(present(stored, past=True), markers))
     ]
-    last = "" if layers.window is None else layers.window.fingerprint
+    last, _, outlined = ("" if layers.window is None else layers.window.fingerprint).partition(";")
     dropped: list[Message] = []
     room: int | None = None
     kept = 0
@@ -131,6 +131,14 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         mark, same = fingerprint(instructions, stable, last)
     if last and same is None and not moved:
         moved.append("the instructions or stored messages changed")
+    outline, carried = _carried(
+        layers,
+        Outline.read(outlined),
+        [instructions, *(message.text for message in head)],
+        shown,
+        same,
+        history,
+    )
     ids = [stored.id for stored, _ in shown]
     noted = set() if log is None else {id_ for segment in log.log.ids for id_ in segment}
     left = None if room is None else room - history
@@ -148,6 +156,8 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         degraded=() if layers.recall is None or not layers.recall.degraded else (layers.recall.degraded,),
         counter=count.by,
         scale=count.scale,
+        reused_tokens=count.scaled(carried[0]) if last else 0,
+        repeated_tokens=count.scaled(carried[1]) if last else 0,
     )
     begin = next((stored.seq for stored, _ in shown if stored.seq), 0)
     return (
@@ -163,8 +173,39 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
             counted=sum(block.tokens for block in blocks),
             counted_history=history,
         ),
-        Window(seq=begin, memory=layers.memory_version, fingerprint=mark),
+        Window(seq=begin, memory=layers.memory_version, fingerprint=f"{mark};{outline}"),
     )
+
+
+def _carried(
+    layers: Layers,
+    before: Outline,
+    pieces: Sequence[str],
+    shown: Sequence[tuple[Message, Message]],
+    same: int | None,
+    history: int,
+) -> tuple[Outline, tuple[int, int]]:
+    """The outline to keep; and how many tokens of the stable part stood at the beginning of the last one's,
+    and how many anywhere in it. `pieces` are the texts before the history, `history` the tokens of `shown`.
+    """
+    count = layers.counting
+    end = shown[-1][0].seq or 0 if shown else 0
+    if same is not None and same >= len(pieces) - 1 == len(before.marks) - 1:
+        outline = replace(before, end=max(end, before.end))
+        known = shown[: same - len(pieces) + 1]
+        tokens = layers.counted
+        if tokens is None:
+            tokens = sum(count.message(message) for _, message in known)
+        tokens += sum(count.text(text) for text in pieces)
+        return outline, (tokens, tokens)
+    outline = Outline.of(pieces, end)
+    first = 0 if layers.window is None else layers.window.seq
+    reused = sum(count.text(text) for text in pieces[: outline.begins(before)])
+    repeated = sum(count.text(pieces[place]) for place in outline.common(before))
+    again = [message for stored, message in shown if first <= (stored.seq or 0) <= before.end]
+    if first:
+        repeated += history if len(again) == len(shown) else sum(count.message(message) for message in again)
+    return outline, (reused, repeated)
 
 
 # -- budget ------------------------------------------------------------------------------------------

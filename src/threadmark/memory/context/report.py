@@ -53,6 +53,10 @@ class ContextReport:
     `counter` names what counted the tokens: a family of
     tokenizers with "estimate", or with the tokenizer that counted exactly; `scale` is by what its counts were
     multiplied, as learned from the figures that the provider reported.
+    `repeated_tokens` are those of the stable part that stood in that of the thread's last prompt as well, and
+    `reused_tokens` those of them with which both prompts begin: what a provider's prefix cache can serve.
+    Both are 0 in a thread's first turn. What is in a prompt for the first time counts in neither, nor what is
+    not sent any more.
     `degraded` says what memory could not do for this turn, such as recall while its embedder is down: the
     turn went on without.
     """
@@ -64,6 +68,8 @@ class ContextReport:
     degraded: tuple[str, ...] = ()
     counter: str = ""
     scale: float = 1.0
+    reused_tokens: int = 0
+    repeated_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -74,6 +80,11 @@ class ContextReport:
     def stable_tokens(self) -> int:
         """Estimated tokens of the stable part, with which the thread's next prompt begins."""
         return sum(block.tokens for block in self.blocks if block.stable)
+
+    @property
+    def prefix_reuse(self) -> float:
+        """The share of `repeated_tokens` that a prefix cache can serve; 1 where nothing is repeated."""
+        return self.reused_tokens / self.repeated_tokens if self.repeated_tokens else 1.0
 
     @property
     def over_budget(self) -> bool:

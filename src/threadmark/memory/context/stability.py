@@ -1,10 +1,16 @@
-"""Whether a prompt begins like the thread's last one: a fingerprint of all that is stable in it."""
+"""Whether a prompt begins like the thread's last one: a fingerprint of all that is stable in it.
+
+Beside it, an outline is kept of what stands before the history, piece by piece, and of which messages were
+shown: so that a prompt which begins otherwise can tell how much of it a provider still finds in its cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 from ..._types import FilePart, Message, StepPart, TextPart
 
@@ -27,6 +33,56 @@ def fingerprint(instructions: str, stable: Sequence[Message], before: str) -> tu
         same = count if digest.hexdigest() == wanted else None
     digest.update(_bytes(stable[done:]))
     return f"{len(stable)}:{digest.hexdigest()}", same
+
+
+_MARK = 8
+_MOST_MARKS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A mark for each piece of text before the history, and up to which seq its messages were shown."""
+
+    marks: tuple[str, ...] = ()
+    end: int = 0
+
+    @classmethod
+    def of(cls, pieces: Sequence[str], end: int) -> Self:
+        """The outline of these pieces, of the first 256 of them."""
+        marks = [
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_MARK // 2).hexdigest()
+            for text in pieces[:_MOST_MARKS]
+        ]
+        return cls(tuple(marks), end)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """What `str` gave; of anything else, an outline that matches nothing."""
+        end, _, marks = text.partition(":")
+        if not (end.isascii() and end.isdecimal() and len(end) < 20):
+            return cls()
+        return cls(tuple([marks[at : at + _MARK] for at in range(0, len(marks), _MARK)]), int(end))
+
+    def __str__(self) -> str:
+        return f"{self.end}:{''.join(self.marks)}"
+
+    def begins(self, other: Outline) -> int:
+        """With how many pieces both begin."""
+        pairs = zip(self.marks, other.marks, strict=False)
+        return next(
+            (at for at, (one, another) in enumerate(pairs) if one != another),
+            min(len(self.marks), len(other.marks)),
+        )
+
+    def common(self, other: Outline) -> list[int]:
+        """Places of the pieces that the other has too, wherever they stand there."""
+        there = Counter(other.marks)
+        found = []
+        for place, mark in enumerate(self.marks):
+            if there[mark]:
+                there[mark] -= 1
+                found.append(place)
+        return found
 
 
 def _bytes(messages: Sequence[Message]) -> bytes:

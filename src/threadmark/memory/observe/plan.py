@@ -27,6 +27,17 @@ SHRINK = 0.4
 CONDENSED = 0.8
 """The share of the log, oldest first, that one reflection condenses: the newest part stays as it is."""
 
+SETTLED = 0.5
+"""Summaries are condensed again only once they are this share of what the log may have. Until then new ones
+stand behind them, and the prompt begins as before."""
+
+ADDED = 0.5
+"""What has come since summaries were made is condensed too, before they take over, from this share of what
+the first of them took."""
+
+LEAST = 0.25
+"""A batch in the background ends where an activation is going to, if it is this share of the interval."""
+
 STEP = 0.3
 """Trimming goes in steps of this share of what may stay, so that not every turn begins elsewhere."""
 
@@ -311,7 +322,8 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
     fresh = [raw for raw in snapshot.raw if raw.seq > log.observed_seq]
     limit = max(1, options.max_tokens_per_batch >> min(log.observer.failures, 6))
     if fresh and not snapshot.omitted:
-        taken = _batch(fresh, limit)
+        end = None if full else _coming_end(snapshot, size, settings)
+        taken = _batch(fresh, limit, end)
         # A range has to begin where the last one ended, also where messages were deleted.
         return Observe(
             from_seq=log.observed_seq + 1,
@@ -335,14 +347,40 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
     )
 
 
-def _batch(raw: Sequence[Raw], limit: int) -> Sequence[Raw]:
-    """The first messages that fit in `limit`, one at least; ending with an exchange where possible."""
+def _coming_end(snapshot: Snapshot, size: Tokens, settings: ObservationalMemory) -> int | None:
+    """Where the next activation can cut so that hardly more than the floor stays raw, if work gets there.
+
+    An activation costs the provider's cache the rest of the prompt, so each should let go of all it may.
+    """
+    asked = [raw.tokens for raw in snapshot.raw if raw.is_user]
+    room = size.threshold - settings.observation.retention_floor - (asked[-1] if asked else 0)
+    end, least = None, snapshot.log.observed_seq
+    total = unobserved = 0
+    for index, raw in enumerate(snapshot.raw):
+        total += raw.tokens
+        unobserved += raw.tokens if raw.seq > least else 0
+        if total > room:
+            return end
+        following = snapshot.raw[index + 1] if index + 1 < len(snapshot.raw) else None
+        if (
+            following is not None
+            and following.is_user
+            and unobserved >= settings.observation.buffer_interval * LEAST
+        ):
+            end = raw.seq
+    return None
+
+
+def _batch(raw: Sequence[Raw], limit: int, end: int | None = None) -> Sequence[Raw]:
+    """The first messages that fit in `limit`, one at least; up to `end`, or to the end of an exchange."""
     total, count = 0, 0
     for item in raw:
         total += item.tokens
         if count and total > limit:
             break
         count += 1
+        if item.seq == end:
+            return raw[:count]
     if count < len(raw):
         whole = count
         while whole > 1 and not raw[whole].is_user:
@@ -366,26 +404,36 @@ def _is_waiting(row: Observation) -> bool:
 def _reflections(snapshot: Snapshot, moment: Moment, settings: ObservationalMemory) -> list[Action]:
     options = settings.reflection
     size = measure(snapshot, settings)
-    if any(_is_waiting(row) for row in snapshot.rows):
-        return []
+    waiting = [row for row in snapshot.rows if _is_waiting(row)]
     if moment.phase in ("open", "step", "overflow"):
         limit = options.block_tokens if moment.phase != "overflow" else options.observation_tokens
-        if size.view < limit:
+        if waiting or size.view < limit:
             return []
         demoted = _demotable(snapshot, size.view - options.observation_tokens // 2)
         return [Demote(ids=demoted)] if demoted else []
     in_background = settings.observation.buffer_tokens is not False
-    if size.view < (options.buffer_from if in_background else options.observation_tokens):
+    least = options.buffer_from if in_background else options.observation_tokens
+    if size.view < least or (waiting and not in_background):
         return []
     log = snapshot.log
     if "reflect" in log.running or _rests(log.reflector.retry_at, moment.now):
         return []
+    # What a waiting summary stands for has been condensed; what was added since joins it, so that one change
+    # of the prompt brings both.
+    done = {child for row in waiting for child in row.children}
+    view = [row for row in snapshot.rows if row.in_view and row.id not in done]
+    settled = sum(row.tokens for row in view if row.kind == "summary")
+    if settled < options.observation_tokens * SETTLED:
+        view = [row for row in view if row.kind != "summary"]
+    whole = sum(row.tokens for row in view)
+    if waiting and whole < least * ADDED:
+        return []
     old: list[Observation] = []
     total = 0
-    for row in snapshot.rows:
-        if not row.in_view or row.kind == "rule":
+    for row in view:
+        if row.kind == "rule":
             continue
-        if total >= size.view * CONDENSED:
+        if total >= whole * CONDENSED:
             break
         old.append(row)
         total += row.tokens

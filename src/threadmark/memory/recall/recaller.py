@@ -28,6 +28,7 @@ from ...stores.base import (
 )
 from ...stores.base._observation_search import View
 from ...stores.base._recall import MAX_RECALL
+from ..tracing import retrieving, tell_found
 from .embedding import embed, resolve
 from .indexing import Indexer, OnProgress
 from .result import Recalled, RecalledObservation, RecallReason, RecallResult
@@ -156,6 +157,26 @@ class Recaller:
             raise ValidationError(f"the query must be a string, not {type(text).__name__}")
         if not text.strip():
             return RecallResult(query=text)
+        with retrieving(owner, limit) as span:
+            result = await self._search(
+                owner, text, settings, filter, limit, offset, near, strict, read_only, notes
+            )
+            tell_found(span, result)
+        return result
+
+    async def _search(
+        self,
+        owner: str,
+        text: str,
+        settings: SemanticRecall,
+        filter: RecallFilter,
+        limit: int,
+        offset: int,
+        near: int | None,
+        strict: bool,
+        read_only: bool,
+        notes: Notes | None,
+    ) -> RecallResult:
         query, vector, space, degraded = await self._vector(owner, text, settings, read_only)
         lexical = settings.mode != "vector"
         if vector is None and not lexical:

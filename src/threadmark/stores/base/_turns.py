@@ -32,7 +32,8 @@ class Window:
     """What a thread's last turn showed to the model first; kept so that the next turn can begin the same.
 
     `seq` is the first message shown, `memory` the version of the working memory that stood before it (0:
-    none), `fingerprint` identifies the text of all that was shown, `counted` is JSON on how it was counted.
+    none), `fingerprint` identifies the text of all that was shown, whole and by pieces, `counted` is JSON on
+    how it was counted.
     """
 
     seq: int = 0

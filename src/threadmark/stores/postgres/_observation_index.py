@@ -18,6 +18,7 @@ from ..sqlite import _observation_index as observed
 from ..sqlite._recall_index import Row
 from . import _recall
 from ._names import Names
+from ._observations import spoken
 from ._rows import is_plain
 from ._session import Session, Statement
 
@@ -49,6 +50,11 @@ class ObservationIndex:
 
     def unnoted(self, db: Any, keys: Sequence[int]) -> None:
         """Observations are about to be deleted."""
+        # Who stores vectors locks an observation before its place in the outbox.
+        self._session.rows(
+            f"SELECT 1 FROM {self._names.schema}.observations WHERE key = ANY(%s) ORDER BY key FOR UPDATE",
+            (list(keys),),
+        )
         for owner, own in observed.by_owner(db, keys).items():
             self._remove(self._number(owner), own)
             self._stop_waiting(own)
@@ -120,7 +126,7 @@ def index(names: Names, owner_no: int, row: Row) -> Statement:
     )
 
 
-def backfill(db: Session, spoken: Any, names: Names, limit: int) -> bool:
+def backfill(db: Session, names: Names, limit: int) -> bool:
     """Index the next observations from before recall was on. Whether none is left."""
     if limit < 1:
         return False
@@ -137,7 +143,7 @@ def backfill(db: Session, spoken: Any, names: Names, limit: int) -> bool:
         f"SELECT 1 FROM {names.threads} WHERE number = ANY(%s) ORDER BY number FOR SHARE",
         (sorted({number for _, number in rows}),),
     )
-    for owner, entries in observed.entries(spoken, [key for key, _ in rows]).items():
+    for owner, entries in observed.entries(spoken(db, names), [key for key, _ in rows]).items():
         number = db.rows(f"SELECT number FROM {names.resources} WHERE id = %s", (owner,))[0][0]
         done = {
             key

@@ -21,7 +21,7 @@ TABLES = (
 )
 
 
-def m002_recall(db: psycopg.Connection[Any], schema: str) -> None:
+def m002_recall(db: psycopg.Cursor[Any], schema: str) -> None:
     """The recall index: what `enable_recall` fills. `key` is `messages.key` everywhere.
 
     `recall_state` has its one row while recall is on. Messages from before are gone through in order of
@@ -87,7 +87,7 @@ def m002_recall(db: psycopg.Connection[Any], schema: str) -> None:
         db.execute(statement.format(s=schema))
 
 
-def m004_recalled_observations(db: psycopg.Connection[Any], schema: str) -> None:
+def m004_recalled_observations(db: psycopg.Cursor[Any], schema: str) -> None:
     """Observations in the recall index, under the negatives of owners' numbers and of their own keys.
 
     `notes_to` is the last key up to which those that were there before are indexed.

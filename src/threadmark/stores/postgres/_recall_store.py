@@ -28,7 +28,6 @@ from ..base import (
 from . import _observation_search, _recall, _recall_search, _recall_spaces
 from ._engine import Engine
 from ._names import Names
-from ._observations import spoken
 from ._session import Session
 
 
@@ -59,9 +58,7 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
         check_count("limit", limit, least=1)
         await self._engine.need_everybody(self._names.threads)
         names = self._names
-        return await self._engine.transact(
-            lambda db: _recall.backfill(db, spoken(db, names), names, limit), patient=True
-        )
+        return await self._engine.transact(lambda db: _recall.backfill(db, names, limit), patient=True)
 
     # -- searching -----------------------------------------------------------------------------------
 
@@ -92,9 +89,7 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
     async def search_observations(self, owner: str, search: ObservationSearch) -> ObservationAnswer:
         check_id("resource", owner)
         names = self._names
-        return await self._engine.view(
-            lambda db: _observation_search.search(db, names, spoken(db, names), owner, search), owner
-        )
+        return await self._engine.view(lambda db: _observation_search.search(db, names, owner, search), owner)
 
     # -- vectors -------------------------------------------------------------------------------------
 
@@ -123,7 +118,7 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
         await self._engine.need_everybody(self._names.threads)
         names = self._names
         return await self._engine.transact(
-            lambda db: _recall_spaces.claim(db, spoken(db, names), names, space, limit, now, lease)
+            lambda db: _recall_spaces.claim(db, names, space, limit, now, lease)
         )
 
     async def store_embeddings(self, space: str, embedded: Sequence[Embedded]) -> int:

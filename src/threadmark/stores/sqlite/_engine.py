@@ -46,6 +46,15 @@ Writes of this process wait for the copy and its two flushes, about as long for 
 of the log is the same pages again.
 """
 
+LONG_LOG_PAGES = 4 * CHECKPOINT_PAGES
+"""Length of the log from which its copy also waits for readers.
+
+It begins anew only where nobody reads from it: under readers that overlap it would grow for ever.
+"""
+
+READERS_WAIT = 0.5
+"""Seconds that writes then wait for those who read an old state. One that reads for longer delays the end."""
+
 
 class _Call:
     """A job on its way to a thread, and the future of whoever waits for it."""
@@ -145,6 +154,7 @@ class Engine:
         self._readers: list[threading.Thread] = []
         self._waiting_reads = 0
         self._checkpoint_at = CHECKPOINT_PAGES
+        self._log_pages = 0
         self._shared = _Shared()
 
     # -- asking --------------------------------------------------------------------------------------
@@ -307,11 +317,21 @@ class Engine:
 
     def _log_grew(self, pages: int) -> None:
         """Have the log checkpointed, again after as much more if a reader of an old state held it back."""
+        self._log_pages = pages
         if pages < CHECKPOINT_PAGES:
             self._checkpoint_at = CHECKPOINT_PAGES
         elif pages >= self._checkpoint_at:
             self._checkpoint_at = pages + CHECKPOINT_PAGES
             self._writes.put("checkpoint")
+
+    def _copy_log(self, connection: Connection) -> None:
+        long = self._log_pages >= LONG_LOG_PAGES
+        with contextlib.suppress(Exception):
+            try:
+                connection.set_busy_timeout(READERS_WAIT)
+                connection.execute(f"PRAGMA wal_checkpoint({'RESTART' if long else 'PASSIVE'})")
+            finally:
+                connection.set_busy_timeout(self._busy_timeout)
 
     # -- the writer's thread -------------------------------------------------------------------------
 
@@ -329,8 +349,7 @@ class Engine:
                 if shared.connection is not None:
                     self._run(shared.connection, calls)
                     if checkpoint:
-                        with contextlib.suppress(Exception):
-                            shared.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                        self._copy_log(shared.connection)
                     if not going:
                         shared.connection.close()
                         shared.connection = None

@@ -58,16 +58,11 @@ def _entries(db: Connection, keys: Sequence[int]) -> list[tuple[str, str, Row]]:
         f"WHERE kind <> 'none' AND key {_IN} ORDER BY key",
         (marked,),
     )
-    quotes = _quotes(db, marked)
-    names: dict[int, str] = dict(
-        db.execute(
-            "SELECT o.key, max(coalesce(nullif(m.speaker_name, ''), m.speaker_id)) FROM observations AS o "
-            "JOIN observation_sources AS s ON s.observation_key = o.key "
-            "JOIN messages AS m ON m.key = s.message_key "
-            f"WHERE m.speaker_id = o.speaker_id AND o.key {_IN} GROUP BY o.key",
-            (marked,),
-        )
-    )
+    quotes: dict[int, list[str]] = {}
+    names: dict[int, str] = {}
+    for owner in dict.fromkeys([row[2] for row in rows]):
+        quotes |= _quotes(db, owner, marked)
+        names |= _names(db, owner, marked)
     return [
         (
             owner,
@@ -86,14 +81,27 @@ def _entries(db: Connection, keys: Sequence[int]) -> list[tuple[str, str, Row]]:
     ]
 
 
-def _quotes(db: Connection, marked: str) -> dict[int, list[str]]:
+def _names(db: Connection, owner: str, marked: str) -> dict[int, str]:
+    """By what name whoever an observation is of is known in its messages."""
+    return dict(
+        db.execute(
+            "SELECT o.key, max(coalesce(nullif(m.speaker_name, ''), m.speaker_id)) FROM observations AS o "
+            "JOIN observation_sources AS s ON s.observation_key = o.key "
+            "JOIN messages AS m ON m.key = s.message_key "
+            f"WHERE m.speaker_id = o.speaker_id AND +m.resource_id = ? AND o.key {_IN} GROUP BY o.key",
+            (owner, marked),
+        )
+    )
+
+
+def _quotes(db: Connection, owner: str, marked: str) -> dict[int, list[str]]:
     """The words that observations quote, as they stand in the messages: also in another language."""
     found: dict[int, list[str]] = defaultdict(list)
     for key, part, start, end, parts in db.execute(
         "SELECT s.observation_key, s.part, s.char_from, s.char_to, m.parts FROM observation_sources AS s "
-        "JOIN messages AS m ON m.key = s.message_key "
-        f"WHERE s.part IS NOT NULL AND s.observation_key {_IN} ORDER BY s.observation_key, s.message_key",
-        (marked,),
+        "JOIN messages AS m ON m.key = s.message_key WHERE s.part IS NOT NULL "
+        f"AND +m.resource_id = ? AND s.observation_key {_IN} ORDER BY s.observation_key, s.message_key",
+        (owner, marked),
     ):
         whole = parts_from_json(parts)
         quoted = whole[part] if part < len(whole) else None
@@ -102,7 +110,9 @@ def _quotes(db: Connection, marked: str) -> dict[int, list[str]]:
     return found
 
 
-def behind(db: Connection, keys: Iterable[int]) -> dict[int, list[tuple[int, str, str | None, str | None]]]:
+def behind(
+    db: Connection, owner: str, keys: Iterable[int]
+) -> dict[int, list[tuple[int, str, str | None, str | None]]]:
     """The messages behind observations, a summary's by its rows: key, id, speaker's id and name or id.
 
     In order of the messages.
@@ -112,8 +122,8 @@ def behind(db: Connection, keys: Iterable[int]) -> dict[int, list[tuple[int, str
         f"{_DOWN}SELECT DISTINCT down.top, m.key, m.id, m.speaker_id, "
         "coalesce(nullif(m.speaker_name, ''), m.speaker_id) FROM down "
         "JOIN observation_sources AS s ON s.observation_key = down.key "
-        "JOIN messages AS m ON m.key = s.message_key ORDER BY 1, 2",
-        (to_json(list(keys)),),
+        "JOIN messages AS m ON m.key = s.message_key WHERE +m.resource_id = ? ORDER BY 1, 2",
+        (to_json(list(keys)), owner),
     ):
         found[top].append((message[0], message[1], message[2], message[3]))
     return found

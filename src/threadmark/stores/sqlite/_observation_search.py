@@ -92,7 +92,7 @@ class Admission:
         by_speaker = self._speaker is not None or bool(self._speakers)
         if not rows or not (self._asks or by_speaker):
             return {-row[0] for row in rows}
-        behind = observed.behind(self._db, [row[0] for row in rows])
+        behind = observed.behind(self._db, self._owner, [row[0] for row in rows])
         messages = list({message[0] for found in behind.values() for message in found})
         allowed = set(scope.admit(messages))
         return {
@@ -123,9 +123,9 @@ class Admission:
             (self._owner, to_json(keys)),
         )
         values: dict[int, Observation] = dict(
-            zip([row[0] for row in rows], to_values(self._db, rows, None), strict=True)
+            zip([row[0] for row in rows], to_values(self._db, self._owner, rows, None), strict=True)
         )
-        behind = observed.behind(self._db, keys)
+        behind = observed.behind(self._db, self._owner, keys)
         return tuple(
             [
                 ObservationHit(
