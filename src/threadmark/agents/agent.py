@@ -141,6 +141,9 @@ class Agent(Resumable, Networks):
             "error": check_processors(error_processors, "error"),
         }
 
+    is_network = False
+    """Whether runs are those of a network: `agent.network(...)` makes them so."""
+
     @property
     def runs(self) -> AgentRuns:
         """This agent's runs that wait for a person."""
@@ -263,6 +266,10 @@ class Agent(Resumable, Networks):
 
         questions = await find_questions(self, memory, call)
         return functools.partial(hand_over, self, questions, emit) if questions else None
+
+    def _beneath(self, model: Model) -> Model:
+        """The model that answers whatever is asked of it, when `model` is a router."""
+        return model
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None

@@ -17,13 +17,14 @@ from .._codec import to_json
 from .._errors import ConfigurationError, ConflictError, ModelError, NotFoundError, ValidationError
 from .._types import Json, Message, ToolPart, Usage
 from ..memory.context.render import escape
-from ..models.base import ModelRequest, ToolDefinition
+from ..models.base import Model, ModelRequest, ToolDefinition
 from ..models.tracing import chat
 from .deciding import Decision, decide
 from .events import Emit
 from .opening import make_prompt
 from .options import Call, TurnSource
 from .pending import PendingCall, pending_calls
+from .records import is_network
 from .result import AgentResult
 from .settle import settle
 from .state import RunState
@@ -56,7 +57,9 @@ async def find_questions(agent: Agent, memory: TurnSource, call: Call) -> list[Q
     if call.thread is None or call.resource is None:
         return []
     runs = await memory.open_runs.page(call.resource, agent.name, "suspended", thread_id=call.thread.id)
-    alive = [run for run in runs if not memory.open_runs.has_lapsed(run)]
+    alive = [
+        run for run in runs if not memory.open_runs.has_lapsed(run) and is_network(run) is agent.is_network
+    ]
     asked = await memory.open_runs.parts(call.resource, alive)
     waiting = {run_id: pending_calls(parts) for run_id, parts in asked.items()}
     return [
@@ -75,7 +78,7 @@ async def hand_over(
     assert turn is not None
     if state.plan.claim:
         await settle(turn.claim())
-    answers = await extract(state, questions)
+    answers = await extract(state, questions, agent._beneath(state.plan.model))
     if not answers:
         return None
     run_id, asked = answers[0][0].run_id, answers[0][0].waiting
@@ -104,8 +107,10 @@ async def _handed(state: RunState, run_id: str) -> None:
         await settle(state.turn.hand_over(run_id))
 
 
-async def extract(state: RunState, questions: Sequence[Question]) -> list[tuple[Question, Json]]:
-    """Ask the model which questions the input answers, and how."""
+async def extract(
+    state: RunState, questions: Sequence[Question], model: Model
+) -> list[tuple[Question, Json]]:
+    """Ask `model` which questions the input answers, and how."""
     listed = "\n".join(
         f"answer_{number}: {escape(_described(question.call))}"
         for number, question in enumerate(questions, 1)
@@ -117,8 +122,8 @@ async def extract(state: RunState, questions: Sequence[Question]) -> list[tuple[
         settings=state.plan.settings,
     )
     try:
-        with chat(state.plan.model, request, role="auto-resume") as asked:
-            response = asked.answered(await state.plan.model.request(request))
+        with chat(model, request, role="auto-resume") as asked:
+            response = asked.answered(await model.request(request))
     except ModelError as error:
         log.warning("could not ask whether a message answers a suspended call: %s", type(error).__name__)
         return []

@@ -49,7 +49,7 @@ async def run_calls(
             settled(index, _outcome(calls[index], task, stopped=False))
             reported += 1
     except asyncio.CancelledError:
-        await _stop([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
+        await stop_tasks([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
         for index in range(reported, len(calls)):
             settled(index, _outcome(calls[index], tasks[index], stopped=True))
         raise
@@ -187,11 +187,11 @@ async def _within(seconds: float | None, work: Coroutine[Any, Any, Any]) -> Any:
     try:
         await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError:
-        await _stop([task])
+        await stop_tasks([task])
         raise
     if task.done():
         return task.result()
-    await _stop([task])
+    await stop_tasks([task])
     raise _TooLongError
 
 
@@ -244,7 +244,7 @@ def _failed(call: ToolPart, error: str) -> ToolPart:
 _left_behind: set[asyncio.Task[Any]] = set()
 
 
-async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
+async def stop_tasks(tasks: list[asyncio.Task[Any]]) -> None:
     """Cancel `tasks` and wait for them, but not for long, even if cancelled again meanwhile."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + GRACE

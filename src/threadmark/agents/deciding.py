@@ -31,7 +31,7 @@ from .events import Emit
 from .loop import execute
 from .options import TurnSource, check_seconds
 from .pending import PendingCall, pending_calls
-from .records import restored_call, restored_context
+from .records import is_network, restored_call, restored_context
 from .request_context import RequestContext
 from .result import AgentResult
 from .settle import finish
@@ -115,6 +115,7 @@ async def _decide(
             span.link(origin_of(run.state))
         try:
             run = await check_open(memory, owner, run)
+            _check_kind(agent, run)
             context = restored_context(run, owner, given)
             memory = await _memory_of(agent, memory, owner, run, context, options)
             state = await agent._prepare(restored_call(run, owner, context, memory, options), emit)
@@ -210,6 +211,19 @@ async def _memory_of(
         return chosen
     there = await chosen.open_runs.get(owner, run.id)
     return found if there is None else chosen
+
+
+def _check_kind(agent: Agent, run: Run) -> None:
+    """Raise `ConfigurationError` if the run is not of the kind that the call goes on with."""
+    if is_network(run) and not agent.is_network:
+        raise ConfigurationError(
+            f"run {run.id!r} is of a network: go on with it by approve_network_tool_call, "
+            "decline_network_tool_call or resume_network; it still waits"
+        )
+    if agent.is_network and not is_network(run):
+        raise ConfigurationError(
+            f"run {run.id!r} is not of a network: go on with it by approve, decline or resume; it still waits"
+        )
 
 
 async def check_open(memory: TurnSource, owner: str, run: Run) -> Run:

@@ -36,7 +36,7 @@ def record_of(call: Call) -> dict[str, Json]:
     if call.require_tool_approval is not None:
         options["require_tool_approval"] = bool(call.require_tool_approval)
     if call.output is not None:
-        options["output"] = call.output.json_schema
+        options["output"] = call.output.to_json()
     if memory := _json_of({name: _plain(value) for name, value in call.memory.items()}):
         options["memory"] = memory
     record: dict[str, Json] = {"call": options} if options else {}
@@ -49,6 +49,11 @@ def record_of(call: Call) -> dict[str, Json]:
         speaker = context.speaker
         record["speaker"] = {"id": speaker.id, "name": speaker.name, "role": speaker.role}
     return record
+
+
+def is_network(run: Run) -> bool:
+    """Whether a paused run is that of a network."""
+    return "network" in (run.state or {})
 
 
 def restored_context(run: Run, owner: str, given: RequestContext | None) -> RequestContext:
@@ -72,7 +77,9 @@ def restored_call(
     memory = _settings_of(kept.get("memory", {}), source)
     MemorySettings().merge(memory)
     given = options.get
-    output = given("output") if given("output") is not None else kept.get("output")
+    output = given("output")
+    if output is None and kept.get("output") is not None:
+        output = Output.from_json(kept["output"])
     step_timeout = given("step_timeout") or kept.get("step_timeout")
     rule = check_rule(given("require_tool_approval"))
     return Call(

@@ -21,6 +21,9 @@ from .plan import Plan
 from .result import AgentResult
 from .streaming import StreamedAnswer
 
+RESUMED_ID = "resumed"
+GUIDANCE_ID = "guidance"
+
 GO_ON = """<resumed>
 The calls that waited for a person have their outcomes; they stand in the conversation above. Go on from there
 with your answer to what they were made for.
@@ -142,9 +145,9 @@ class RunState:
         if self.parts:
             messages = (*messages, model_facing(self.message()))
         if self.earlier and not self.parts and messages and messages[-1].role == "assistant":
-            messages = (*messages, Message.user(GO_ON, id="resumed"))
+            messages = (*messages, Message.user(GO_ON, id=RESUMED_ID))
         if self.guidance is not None:
-            messages = (*messages, Message.user(GUIDANCE.format(escape(self.guidance)), id="guidance"))
+            messages = (*messages, Message.user(GUIDANCE.format(escape(self.guidance)), id=GUIDANCE_ID))
         if self.feedback:
             text = FEEDBACK.format("\n".join([escape(reason) for reason in self.feedback]))
             messages = (*messages, Message.user(text, id=FEEDBACK_ID))
