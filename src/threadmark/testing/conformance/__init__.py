@@ -54,6 +54,7 @@ for _topic in (
     "threads",
     "values",
     "listing",
+    "paging",
     "messages",
     "order",
     "turns",
