@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,22 @@ def check_text(name: str, value: object) -> str:
         except UnicodeEncodeError:
             raise ValidationError(f"{name} is not valid Unicode") from None
     return value
+
+
+def check_name(name: str, value: object) -> str:
+    """Return `value` if it is text that a database can index: as `check_text`, at most 512 UTF-8 bytes."""
+    text = check_text(name, value)
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValidationError(
+            f"{name} is {len(text.encode())} bytes long; at most {MAX_ID_BYTES} are allowed"
+        )
+    return text
+
+
+def check_texts(name: str, values: Iterable[object]) -> None:
+    """Raise `ValidationError` unless each of `values` can stand in a text column of every database."""
+    for value in values:
+        check_text(name, value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

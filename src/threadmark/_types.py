@@ -30,7 +30,8 @@ RunStatus: TypeAlias = Literal["running", "finished", "aborted", "failed", "susp
 class Speaker:
     """Who is talking, where several people share a thread.
 
-    `id` identifies the person, `name` is what to call them, `role` is their function ("reviewer").
+    `id` identifies the person, `name` is what to call them, `role` is their function ("reviewer"). Neither id
+    nor name may be longer than 512 UTF-8 bytes where it is stored.
     """
 
     id: str

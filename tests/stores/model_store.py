@@ -46,6 +46,7 @@ from threadmark.stores.base import (
     TurnWrite,
     Window,
     WorkingMemoryWrite,
+    without_open_calls,
     without_personal,
 )
 from threadmark.testing.conformance import difference
@@ -112,6 +113,12 @@ def paged(items: Sequence[T], page: int, per_page: int | None) -> tuple[tuple[T,
     check_count("per_page", per_page)
     found = tuple(items[page * per_page : (page + 1) * per_page])
     return found, bool(found) and (page + 1) * per_page < len(items)
+
+
+def for_copy(message: Message) -> Message:
+    """A message as a copy of its thread has it."""
+    kept = without_open_calls(parts_to_json(message.parts))
+    return message if kept is None else message.replace(parts=parts_from_json(kept))
 
 
 def for_another(message: Message) -> Message:
@@ -257,6 +264,7 @@ class ModelStore(Store):
             if (to, id_) in t.messages:
                 raise ConflictError(f"message id {id_!r} is taken")
             ids[message.id] = id_
+            message = for_copy(message)
             if to != owner:
                 message = for_another(message)
             t.messages[to, id_] = message.replace(id=id_, thread_id=request.id, seq=seq, run_id=None)

@@ -333,6 +333,65 @@ async def test_options_of_the_url(server: Server, schema: str) -> None:
     assert "sesame" not in repr(open_store(f"postgres://me:{quote('sesame')}@localhost/mine"))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:ses%zzame@host/mine",
+        "postgresql://me:ses ame@host/mine",
+        "postgresql://me:ses/ame@host/mine",
+        "postgresql://me:x/ses@ame@host/mine",
+        "postgresql://me:p@ses@host/mine",
+        "postgresql://me@host/mine?password=ses%zzame",
+        "postgresql://me:sesame@host:ses/mine",
+    ],
+)
+def test_a_password_that_breaks_the_url(url: str) -> None:
+    """The error shows no part of it."""
+    with pytest.raises(ConfigurationError, match="PostgreSQL") as caught:
+        open_store(url)
+    assert "ses" not in str(caught.value).replace("names", "")
+    assert "ame" not in str(caught.value).replace("names", "")
+
+
+async def test_a_name_that_no_schema_may_have(server: Server) -> None:
+    """It is refused before anything is asked of the server; upper case is kept."""
+    for name in ('a"b', "a b", "", "x" * 64, "größe", "pg_mine"):
+        with pytest.raises(ConfigurationError, match="schema"):
+            PostgresStore(server.url(), schema=name)
+    for name in ("Upper", "select"):
+        store = PostgresStore(server.url(), schema=name)
+        await store.write_turn("ann", Builders().turn("t1", ["hello"]))
+        await store.aclose()
+        drop(server.url(), name)
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_another_isolation_by_default(server: Server, schema: str, level: str) -> None:
+    """What the database or the role sets as its default is not what a turn is written with."""
+    options = "-c default_transaction_isolation=" + level.replace(" ", "\\ ")
+    store = PostgresStore(server.url(options=options), schema=schema)
+    build = Builders()
+    turns = [store.write_turn("ann", build.turn("t1", [f"{n}"])) for n in range(100)]
+    await asyncio.gather(*turns)
+    seen = await store._engine.call(("SHOW transaction_isolation", ()), lambda rows: rows[0][0])
+    assert seen == "read committed"
+    assert len((await whole(store, "ann"))["messages"]["t1"]) == 100
+    await store.aclose()
+
+
+async def test_long_work_between_two_statements(server: Server, schema: str) -> None:
+    """A transaction that may take as long as it takes is not ended because the server waits for us."""
+    store = PostgresStore(server.url(), schema=schema, timeout=0.2)
+
+    def work(db: Any) -> Any:
+        db.execute("SELECT 1")
+        time.sleep(0.6)
+        return db.execute("SELECT 2")
+
+    assert await store.write_tables(work) == [(2,)]
+    await store.aclose()
+
+
 async def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is the command that installs it."""
     for name in [name for name in sys.modules if name.startswith("threadmark.stores.postgres")]:

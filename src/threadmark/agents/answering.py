@@ -27,6 +27,7 @@ from ..models.base import (
     PartStarted,
     ResponseEnded,
 )
+from ..models.tracing import chat
 from .asking import tell_parts
 from .calls import describe_error
 from .events import (
@@ -219,11 +220,13 @@ class Answering:
         assert model is not None
         limit = asyncio.timeout(state.plan.step_timeout)
         try:
-            async with limit:
-                if state.live is None:
-                    response = await model.request(request)
-                else:
-                    response = await self._stream(model, request, state.plan.run_id, state.live)
+            with chat(model, request, stream=state.live is not None, role="structuring") as asked:
+                async with limit:
+                    if state.live is None:
+                        response = await model.request(request)
+                    else:
+                        response = await self._stream(model, request, state.plan.run_id, state.live)
+                asked.answered(response)
         except ThreadmarkError:
             raise
         except Exception as error:

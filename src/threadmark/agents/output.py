@@ -100,6 +100,32 @@ class Output:
         """An output from one, or from a schema."""
         return output if isinstance(output, cls) else cls(output)
 
+    def to_json(self) -> dict[str, Json]:
+        """As it is stored with a run that waits: the schema, and what else JSON can hold."""
+        from pydantic_core import to_jsonable_python
+
+        known: dict[str, Json] = {
+            "schema": self.json_schema,
+            "name": self.sent.name,
+            "mode": self.mode,
+            "retries": self.retries,
+            "on_invalid": self.on_invalid,
+            "instructions": self.instructions,
+        }
+        if self.on_invalid == "fallback":
+            known["fallback"] = to_jsonable_python(self.fallback, serialize_unknown=True)
+        if isinstance(self.model, str):
+            known["model"] = self.model
+        return known
+
+    @classmethod
+    def from_json(cls, known: Mapping[str, Any]) -> Output:
+        """The output of `to_json`; its object is plain JSON. Without the model it had, the run's gives it."""
+        values = dict(known)
+        if "model" not in values:
+            values["instructions"] = ""
+        return cls(values.pop("schema"), **values)
+
     # -- describing ----------------------------------------------------------------------------------
 
     @cached_property

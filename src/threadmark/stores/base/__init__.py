@@ -38,7 +38,7 @@ from ._observations import (
     Source,
     message_digest,
 )
-from ._personal import CONTEXT_PART, MEMORY_TOOLS, without_personal
+from ._personal import CONTEXT_PART, MEMORY_TOOLS, without_open_calls, without_personal
 from ._recall import (
     Claim,
     Embedded,
@@ -119,5 +119,6 @@ __all__ = [
     "Window",
     "WorkingMemoryWrite",
     "message_digest",
+    "without_open_calls",
     "without_personal",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
-from ..._ids import check_choice, check_filter, check_paging
+from ..._ids import check_choice, check_filter, check_paging, check_texts
 from ..._types import Json, Part
 from ._threads import Direction, Scalar
 
@@ -38,6 +38,7 @@ class MessageQuery:
 
     def __post_init__(self) -> None:
         check_paging(self.page, self.per_page)
+        check_texts("roles", self.roles)
         if self.order is not None:
             check_choice("order", self.order, get_args(Direction))
         check_filter(self.metadata)

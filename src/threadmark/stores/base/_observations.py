@@ -29,7 +29,7 @@ from typing import Literal, TypeAlias
 
 from ..._codec import parts_to_json
 from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_choice, check_count
+from ..._ids import check_choice, check_count, check_id, check_text, check_texts
 from ..._types import Json, Message
 
 ObservationKind: TypeAlias = Literal[
@@ -260,6 +260,8 @@ class ObservationQuery:
 
         check_paging(self.page, self.per_page)
         check_choice("view", self.view, ("current", "live", "all"))
+        check_texts("kinds", self.kinds)
+        check_texts("priorities", self.priorities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +296,9 @@ class JobClaim:
     def __post_init__(self) -> None:
         check_count("from_seq", self.from_seq, least=1)
         check_count("to_seq", self.to_seq, least=self.from_seq)
+        check_id("job", self.id)
+        check_text("prompt", self.prompt)
+        check_text("holder", self.holder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

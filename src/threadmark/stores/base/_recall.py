@@ -25,7 +25,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_count, check_filter, check_paging
+from ..._ids import check_count, check_filter, check_paging, check_texts
 from ..._types import Message, MessagePage, Thread
 from ._threads import Direction, Scalar
 
@@ -66,6 +66,7 @@ class RecallFilter:
         for name in ("thread_ids", "roles", "speakers", "exclude_ids"):
             if isinstance(getattr(self, name), str):
                 raise ValidationError(f"{name} is a tuple of strings, not one string")
+            check_texts(name, getattr(self, name) or ())
         for seq in self.exclude_from.values():
             check_count("exclude_from", seq)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from ..._errors import ConfigurationError, StoreError
+from ..._errors import ConfigurationError, StoreBusyError, StoreError
 from ._failures import is_starting, startup_error
 from ._settings import Settings
 from ._watch import Watchdog
@@ -119,13 +119,17 @@ class Connections:
         )
 
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
-        settings = self.session_settings()
+        # Locks are counted on to be followed by a look at what others have committed meanwhile.
+        settings = {**self.session_settings(), "default_transaction_isolation": "read committed"}
         calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
         connection.execute(f"SELECT {calls}", [text for pair in settings.items() for text in pair])
 
     def _arguments(self) -> dict[str, Any]:
         given = psycopg.conninfo.conninfo_to_dict(self._settings.conninfo)
+        # A server that is gone without a word is noticed by those who wait for it, too.
+        alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         return {
+            **{name: seconds for name, seconds in alive.items() if name not in given},
             "autocommit": True,
             "prepare_threshold": None if self.pooler else 5,
             "application_name": given.get("application_name") or "threadmark",
@@ -143,10 +147,13 @@ class Connections:
         try:
             taken: psycopg.Connection[Any] = self._pool.getconn(timeout=self._settings.busy_timeout)
             return taken
-        except PoolTimeout:
-            if not self._settings.borrowed:
-                self.connect().close()  # says why, if it is not that all are in use
-            raise
+        except (PoolTimeout, TooManyRequests) as error:
+            if self._settings.borrowed:
+                raise StoreBusyError(
+                    f"the pool that the store was given gave no connection within `busy_timeout`: {error}"
+                ) from error
+            self.connect().close()  # says why, if it is not that all are in use
+            raise StoreBusyError(f"{self._where}: all connections are in use; raise `pool_size`") from error
         except psycopg.OperationalError as error:
             if self._settings.borrowed:
                 raise ConfigurationError(f"the pool that the store was given is not open: {error}") from error

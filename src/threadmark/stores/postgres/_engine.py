@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -62,12 +62,12 @@ class Engine:
         """
 
         def job(connections: Connections) -> T:
-            before = self._before(connections, owners)
+            settings = self._needed(connections, owners)
 
             def attempt(connection: psycopg.Connection[Any]) -> list[Any]:
-                if len(statements) == 1 and not before:
+                if len(statements) == 1 and not settings:
                     return run_together(connection, statements)
-                return _whole(Session(connection, before, READ), statements)
+                return _whole(Session(connection, settings, READ), statements)
 
             return make(*self._attempt(connections, attempt, is_lost))
 
@@ -87,12 +87,12 @@ class Engine:
         """`make` of the rows of one writing statement, which is a transaction of its own."""
 
         def job(connections: Connections) -> T:
-            before = self._before(connections, owners)
+            settings = self._needed(connections, owners)
 
             def attempt(connection: psycopg.Connection[Any]) -> list[Any]:
-                if not before and connection.info.transaction_status == TransactionStatus.IDLE:
+                if not settings and connection.info.transaction_status == TransactionStatus.IDLE:
                     return run_together(connection, [statement])
-                return _whole(Session(connection, before), [statement])
+                return _whole(Session(connection, settings), [statement])
 
             return make(*self._attempt(connections, attempt, lambda error: False))
 
@@ -111,12 +111,12 @@ class Engine:
         """
 
         def run(connections: Connections) -> T:
-            before = self._before(connections, owners, patient)
+            settings = self._needed(connections, owners, patient)
             ending = False
 
             def attempt(connection: psycopg.Connection[Any]) -> T:
                 nonlocal ending
-                session = Session(connection, before, begin)
+                session = Session(connection, settings, begin)
                 try:
                     value = job(session)
                     session.commit()
@@ -202,22 +202,20 @@ class Engine:
                     connections.watchdog.release(connection)
             time.sleep(random.uniform(0, 0.01 * 2 ** min(undone, 5)))
 
-    def _before(
+    def _needed(
         self, connections: Connections, owners: Sequence[str], patient: bool = False
-    ) -> list[Statement]:
-        """What a transaction begins with: settings that cannot live in the session, and the owners."""
+    ) -> Mapping[str, str]:
+        """What a transaction sets: what cannot live in the session, and the owners."""
         settings: dict[str, str] = {}
         if connections.pooler or self._settings.borrowed:
             settings = connections.session_settings()
         if patient:
-            settings["statement_timeout"] = "0"
+            # Between two statements we may have as much to do as the server has in one.
+            settings["statement_timeout"] = settings["idle_in_transaction_session_timeout"] = "0"
         if self._settings.row_level_security:
             settings["threadmark.owner"] = owners[0] if owners else ""
             settings["threadmark.other_owner"] = owners[1] if len(owners) > 1 else ""
-        if not settings:
-            return []
-        calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
-        return [(f"SELECT {calls}", [text for pair in settings.items() for text in pair])]
+        return settings
 
 
 def _whole(session: Session, statements: Sequence[Statement]) -> list[Any]:

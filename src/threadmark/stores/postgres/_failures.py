@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-import psycopg_pool
 
 from ..._errors import (
     ConfigurationError,
@@ -36,8 +35,6 @@ _STARTUP = (
 def translate(error: BaseException, where: str) -> BaseException:
     """The Threadmark error for a driver's error; others as they are. `where` names the database."""
     if isinstance(error, ThreadmarkError) or not isinstance(error, psycopg.Error):
-        if isinstance(error, psycopg_pool.PoolTimeout):
-            return _caused(StoreBusyError(f"{where}: all connections are in use; raise `pool_size`"), error)
         return error
     if (error.sqlstate or "").startswith("TM"):
         return error  # told by a function of ours; who called it knows what it means

@@ -15,8 +15,9 @@ from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import FORGET_SOURCE, LOCK_OWNER, WRITE_TURN
 from ._observation_schema import m003_observations
 from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall
+from ._session import cursor_of
 
-Migration: TypeAlias = Callable[[psycopg.Connection[Any], str], None]
+Migration: TypeAlias = Callable[[psycopg.Cursor[Any], str], None]
 
 LOCK = 0x544D524B << 32
 """The advisory lock's number, to which the schema's is added ("TMRK")."""
@@ -25,7 +26,7 @@ MARK = "Threadmark"
 """The comment on the table of migrations, by which we know our own."""
 
 
-def m001_core(db: psycopg.Connection[Any], schema: str) -> None:
+def m001_core(db: psycopg.Cursor[Any], schema: str) -> None:
     """Threads, messages, runs and working memory.
 
     `threads.number` is a thread's internal number, never used again; `messages.key` is built from it as
@@ -128,7 +129,7 @@ FUNCTIONS = (LOCK_OWNER, FORGET_SOURCE, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)
 
 
 def migrate(
-    db: psycopg.Connection[Any],
+    connection: psycopg.Connection[Any],
     schema: str,
     where: str,
     *,
@@ -137,6 +138,7 @@ def migrate(
 ) -> None:
     """Bring the schema to the newest step. Without `allowed` an older one raises `SchemaVersionError`."""
     quoted = f'"{schema}"'
+    db = cursor_of(connection)
     _check_encoding(db, where)
     version = _version(db, schema)
     _refuse_newer(version, schema, where, migrations)
@@ -148,10 +150,12 @@ def migrate(
             "it once with a role that may change it"
         )
     try:
-        with db.transaction():
-            db.execute(
-                "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"
-            )
+        with connection.transaction():
+            # It may be within a transaction of the application's, which goes on with its own.
+            timeouts = ("statement_timeout", "lock_timeout")
+            kept = [db.execute(f"SHOW {name}").fetchone() for name in timeouts]
+            for name in timeouts:
+                db.execute(f"SET LOCAL {name} = 0")
             db.execute("SELECT pg_advisory_xact_lock(%s + hashtext(%s))", (LOCK, schema))
             version = _version(db, schema)  # another process may have been faster
             _refuse_newer(version, schema, where, migrations)
@@ -165,6 +169,8 @@ def migrate(
                 )
             for function in FUNCTIONS:
                 db.execute(function.replace("{s}", quoted))
+            for name, row in zip(timeouts, kept, strict=True):
+                db.execute("SELECT set_config(%s, %s, true)", (name, row and row[0]))
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
             f"{where}: the user may not create Threadmark's tables in schema {schema!r}. Let a role that may "
@@ -178,7 +184,7 @@ def migrate(
         ) from error
 
 
-def _start(db: psycopg.Connection[Any], schema: str) -> None:
+def _start(db: psycopg.Cursor[Any], schema: str) -> None:
     # Asked first, for "IF NOT EXISTS" needs the right to create it even when it is there.
     if not db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
         db.execute(f'CREATE SCHEMA "{schema}"')
@@ -192,11 +198,11 @@ def _start(db: psycopg.Connection[Any], schema: str) -> None:
     db.execute(f"""COMMENT ON TABLE "{schema}".schema_migrations IS '{MARK}'""")
 
 
-def _check_encoding(db: psycopg.Connection[Any], where: str) -> None:
+def _check_encoding(db: psycopg.Cursor[Any], where: str) -> None:
     row = db.execute(
         "SELECT current_setting('server_encoding'), current_setting('client_encoding')"
     ).fetchone()
-    if row is None or tuple(row.values() if isinstance(row, dict) else row) != ("UTF8", "UTF8"):
+    if row != ("UTF8", "UTF8"):
         raise ConfigurationError(
             f"{where} does not use UTF-8 ({row}); create the database with ENCODING 'UTF8'"
         )
@@ -210,28 +216,26 @@ def _refuse_newer(version: int, schema: str, where: str, migrations: Sequence[Mi
         )
 
 
-def _version(db: psycopg.Connection[Any], schema: str) -> int:
+def _version(db: psycopg.Cursor[Any], schema: str) -> int:
     """The newest step applied; 0 when there is none. Raises `ConfigurationError` for another's tables."""
-    with db.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        cursor.execute(
-            "SELECT obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN pg_namespace AS n "
-            "ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = 'schema_migrations'",
-            (schema,),
+    db.execute(
+        "SELECT obj_description(c.oid, 'pg_class') FROM pg_class AS c JOIN pg_namespace AS n "
+        "ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = 'schema_migrations'",
+        (schema,),
+    )
+    found = db.fetchone()
+    if found is None:
+        return 0
+    if found[0] != MARK:
+        raise ConfigurationError(
+            f"schema {schema!r} holds a table schema_migrations of another program; choose another `schema`"
         )
-        found = cursor.fetchone()
-        if found is None:
-            return 0
-        if found[0] != MARK:
-            raise ConfigurationError(
-                f"schema {schema!r} holds a table schema_migrations of another program; choose another "
-                "`schema`"
-            )
-        try:
-            cursor.execute(f'SELECT coalesce(max(number), 0) FROM "{schema}".schema_migrations')
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise StoreError(
-                f"the user may not read schema {schema!r}; grant what docs/postgres.md lists"
-            ) from error
-        row = cursor.fetchone()
+    try:
+        db.execute(f'SELECT coalesce(max(number), 0) FROM "{schema}".schema_migrations')
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StoreError(
+            f"the user may not read schema {schema!r}; grant what docs/postgres.md lists"
+        ) from error
+    row = db.fetchone()
     assert row is not None
     return int(row[0])

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 
-def m003_observations(db: psycopg.Connection[Any], schema: str) -> None:
+def m003_observations(db: psycopg.Cursor[Any], schema: str) -> None:
     """Observations, where they come from, what has been observed, and the jobs that do it.
 
     `observations.hidden` is 1 for rows that something in view stands for; an index holds the others only.

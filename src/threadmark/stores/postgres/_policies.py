@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
+
+from ..._errors import ConfigurationError
+from ._session import cursor_of
 from ._settings import check_schema
 
 _OWNER = "IN (current_setting('threadmark.owner', true), current_setting('threadmark.other_owner', true))"
@@ -45,3 +51,16 @@ def policies(schema: str = "threadmark") -> str:
             f"CREATE POLICY threadmark_owner ON {s}.{table} USING ({condition});",
         ]
     return "\n".join(lines) + "\n"
+
+
+def need_owners_named(connection: psycopg.Connection[Any], schema: str, where: str) -> None:
+    """Raise `ConfigurationError` where policies would hide everything from a store that names no owner."""
+    row = (
+        cursor_of(connection)
+        .execute("SELECT row_security_active(%s::regclass)", (f'"{schema}".threads',))
+        .fetchone()
+    )
+    if row is not None and row[0]:
+        raise ConfigurationError(
+            f"{where}: row-level security is on in schema {schema!r}; open it with `row_level_security=on`"
+        )

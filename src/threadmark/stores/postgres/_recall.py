@@ -127,8 +127,10 @@ def cloned(
         f"WHERE d.owner_no = {number_of(names, owner)} AND d.key = k.old)",
         (*both, owner),
     )
-    # What the backfill has not come to yet is indexed here, for the copies are new.
+    # What the backfill has not come to yet is indexed here, for the copies are new. It may come meanwhile.
     fresh = dict(_stored(db, names, new_owner, [new for _, new in unindexed]))
+    ready = {old: new for old, new in keys.items() if new not in fresh}
+    there = (list(ready), list(ready.values()))
     db.together(
         [
             (
@@ -140,7 +142,7 @@ def cloned(
                 f"FROM o, {pairs} JOIN {names.schema}.recall_docs AS d ON d.key = k.old, "
                 f"unnest(d.terms) AS t (term), {names.schema}.recall_postings AS p "
                 "WHERE d.owner_no = o.old_no AND p.owner_no = o.old_no AND p.term = t.term AND p.key = k.old",
-                (new_owner, owner, *both, *both),
+                (new_owner, owner, *there, *there),
             ),
             (
                 f"WITH o (new_no, old_no) AS (SELECT {numbers}) "
@@ -155,15 +157,17 @@ def cloned(
                 f"INSERT INTO {names.schema}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
                 f"SELECT s.space_no, %s, k.new, %s, %s FROM {names.schema}.recall_spaces AS s, {pairs} "
                 f"WHERE NOT EXISTS (SELECT 1 FROM {names.schema}.recall_vectors AS v "
-                f"WHERE v.owner_no = {number_of(names, owner)} AND v.space_no = s.space_no "
-                "AND v.key = k.old)",
-                (new_owner, *[utc("now", now).timestamp()] * 2, *both, owner),
+                f"WHERE v.owner_no = {number_of(names, new_owner)} AND v.space_no = s.space_no "
+                "AND v.key = k.new)",
+                (new_owner, *[utc("now", now).timestamp()] * 2, *both, new_owner),
             ),
         ]
     )
 
 
-def transferred(db: Session, names: Names, owner: str, new_owner: str, first: int, last: int) -> None:
+def transferred(
+    db: Session, names: Names, owner: str, new_owner: str, first: int, last: int, now: datetime
+) -> None:
     """The messages of a range of keys were given to another owner, whose they are already."""
     if not is_on(db, names):
         return
@@ -190,6 +194,16 @@ def transferred(db: Session, names: Names, owner: str, new_owner: str, first: in
                 f"UPDATE {names.schema}.recall_outbox SET resource_id = %s WHERE key BETWEEN %s AND %s "
                 f"AND space_no IN (SELECT space_no FROM {names.schema}.recall_spaces)",
                 (new_owner, first, last),
+            ),
+            # Who hands out messages from before may have passed the new owner already.
+            (
+                f"INSERT INTO {names.schema}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
+                f"SELECT s.space_no, m.resource_id, m.key, 0, %s FROM {names.schema}.recall_spaces AS s, "
+                f"{names.messages} AS m WHERE m.resource_id = %s AND m.key BETWEEN %s AND %s "
+                f"AND NOT EXISTS (SELECT 1 FROM {names.schema}.recall_vectors AS v "
+                f"WHERE v.owner_no = {number_of(names, new_owner)} AND v.space_no = s.space_no "
+                "AND v.key = m.key) ON CONFLICT (space_no, key) DO NOTHING",
+                (utc("now", now).timestamp(), new_owner, first, last, new_owner),
             ),
         ]
     )
@@ -231,8 +245,7 @@ def is_current(names: Names) -> Statement:
 
 def enable(db: Session, names: Names, now: datetime) -> None:
     """Switch on, or begin anew what another version of the analysis has made."""
-    # Writers that are under way end first, and the next ones see that it is on.
-    db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
+    _alone(db, names)
     if db.rows(*is_current(names)):
         return
     db.together(
@@ -250,8 +263,22 @@ def enable(db: Session, names: Names, now: datetime) -> None:
 
 
 def disable(db: Session, names: Names) -> None:
-    db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
+    _alone(db, names)
     db.together([(f"DELETE FROM {names.schema}.{table}", ()) for table in TABLES])
+
+
+def _alone(db: Session, names: Names) -> None:
+    """Wait for the backfill, for who keeps vectors, and for writers; the next ones wait for us.
+
+    Writers come last: the others may be waiting for one, and no writer waits for them.
+    """
+    db.together(
+        [
+            (f"SELECT 1 FROM {names.schema}.recall_state FOR UPDATE", ()),
+            (f"SELECT 1 FROM {names.schema}.recall_spaces ORDER BY space_no FOR UPDATE", ()),
+            (f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE", ()),
+        ]
+    )
 
 
 def backfill(db: Session, names: Names, limit: int) -> RecallProgress:

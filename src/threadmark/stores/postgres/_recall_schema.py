@@ -21,7 +21,7 @@ TABLES = (
 )
 
 
-def m002_recall(db: psycopg.Connection[Any], schema: str) -> None:
+def m002_recall(db: psycopg.Cursor[Any], schema: str) -> None:
     """The recall index: what `enable_recall` fills. `key` is `messages.key` everywhere.
 
     `recall_state` has its one row while recall is on. Messages from before are gone through in order of

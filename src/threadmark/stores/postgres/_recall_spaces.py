@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_count, check_text, utc
+from ..._ids import check_count, check_name, check_text, utc
 from ..base import Claim, Embedded, SpaceState
 from ._names import Names
 from ._rows import MESSAGE_COLUMNS, message_from_row
@@ -39,7 +39,7 @@ def need(db: Session, names: Names, name: str, lock: str = "") -> tuple[int, int
 
 def add(db: Session, names: Names, name: str, dimension: int) -> None:
     """Make a space whose messages from before are still to be handed out."""
-    check_text("embedder name", name)
+    check_name("embedder name", name)
     check_count("dimension", dimension, least=1)
     if not name or dimension > MAX_DIMENSION:
         raise ConfigurationError(
@@ -60,8 +60,9 @@ def add(db: Session, names: Names, name: str, dimension: int) -> None:
 
 
 def drop(db: Session, names: Names, name: str) -> bool:
+    # Who keeps vectors ends first, then writers: in this order, for writers wait for nobody with a space.
+    row = db.row(*named(names, check_text("embedder name", name), " FOR UPDATE"))
     db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
-    row = db.row(*named(names, check_text("embedder name", name)))
     if row is None:
         return False
     for table in ("recall_outbox", "recall_vectors", "recall_spaces"):
@@ -170,13 +171,16 @@ def _hand_out(db: Session, names: Names, number: int, limit: int, at: float) -> 
         (*place[1:], limit),
     )
     if rows:
-        # Those that were written since the space was made are there, or have been embedded.
+        # Those that were written since the space was made are there, or have been embedded. Messages that
+        # are being deleted or moved are waited for.
         db.change(
             f"INSERT INTO {s}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
-            f"SELECT %s, w.owner, w.key, 0, %s FROM unnest(%s::text[], %s::bigint[]) AS w (owner, key) "
+            f"SELECT %s, m.resource_id, m.key, 0, %s FROM unnest(%s::text[], %s::bigint[]) AS w (owner, key) "
+            f"JOIN {names.messages} AS m ON m.resource_id = w.owner AND m.key = w.key "
             f"JOIN {names.resources} AS r ON r.id = w.owner "
             f"WHERE NOT EXISTS (SELECT 1 FROM {s}.recall_vectors AS v WHERE v.owner_no = r.number "
-            "AND v.space_no = %s AND v.key = w.key) ON CONFLICT (space_no, key) DO NOTHING",
+            "AND v.space_no = %s AND v.key = w.key) FOR KEY SHARE OF m "
+            "ON CONFLICT (space_no, key) DO NOTHING",
             (number, at, [row[0] for row in rows], [row[1] for row in rows], number),
         )
     last = rows[-1] if rows else place[1:]
@@ -246,11 +250,34 @@ def _held(db: Session, names: Names, number: int, token: str) -> Row | None:
     outbox_no, _, claims = token.partition(".")
     if not (outbox_no.isdecimal() and claims.isdecimal()) or len(token) > 38:
         raise ValidationError(f"{token[:40]!r} is no claim's token")
-    # The message's row is locked too: who is changing it decides first.
-    return db.row(
-        f"SELECT o.outbox_no, o.key, r.number FROM {names.schema}.recall_outbox AS o "
+    given = (int(outbox_no), number, int(claims))
+    found = (
+        f"FROM {names.schema}.recall_outbox AS o "
         f"JOIN {names.messages} AS m ON m.resource_id = o.resource_id AND m.key = o.key "
         f"JOIN {names.resources} AS r ON r.id = o.resource_id "
-        "WHERE o.outbox_no = %s AND o.space_no = %s AND o.claims = %s FOR UPDATE OF o",
-        (int(outbox_no), number, int(claims)),
+        "WHERE o.outbox_no = %s AND o.space_no = %s AND o.claims = %s"
     )
+    # Who changes, moves or deletes the message decides first: its row is locked before the outbox's, as they
+    # do it, and then looked at again.
+    locked, held = db.together(
+        [
+            (f"SELECT 1 {found} FOR SHARE OF m", given),
+            (f"SELECT o.outbox_no, o.key, r.number {found} FOR UPDATE OF o", given),
+        ]
+    )
+    return held[0] if locked and held else None
+
+
+def forget_owner(db: Session, names: Names, owner: str) -> None:
+    """Name an owner who was erased no longer as the place up to which messages from before were gone through.
+
+    What comes before it is as good a place, for nothing of that owner is left.
+    """
+    for table, prefix in (("recall_state", "backfilled"), ("recall_spaces", "queued")):
+        # Who goes through messages just now is waited for: it may come to name the owner.
+        db.rows(f"SELECT 1 FROM {names.schema}.{table} FOR NO KEY UPDATE")
+        db.change(
+            f"UPDATE {names.schema}.{table} SET {prefix}_key = {2**63 - 1}, {prefix}_owner = "
+            f"coalesce((SELECT max(id) FROM {names.resources} WHERE id < %s), '') WHERE {prefix}_owner = %s",
+            (owner, owner),
+        )

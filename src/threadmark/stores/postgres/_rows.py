@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from ..._codec import from_json, parts_from_json, parts_to_json, time_to_text, to_json, usage_from_dict
-from ..._ids import check_id, check_metadata, check_text
+from ..._ids import check_id, check_metadata, check_name, check_text
 from ..._types import Message, Run, Speaker, Thread, ThreadSource
 from ._session import Row
 
@@ -81,7 +81,7 @@ def message_to_json(message: Message, at: datetime, run_id: str | None) -> dict[
     }
     if speaker is not None:
         row["speaker_id"] = check_id("speaker", speaker.id)
-        row["speaker_name"] = optional_text("speaker name", speaker.name)
+        row["speaker_name"] = None if speaker.name is None else check_name("speaker name", speaker.name)
         row["speaker_role"] = optional_text("speaker role", speaker.role)
     if run_id is not None:
         row["run_id"] = check_id("run", run_id)

@@ -29,7 +29,7 @@ def to_json_text(run: RunWrite) -> str:
             "id": check_id("run", run.id),
             "agent": check_text("agent name", run.agent),
             "status": run.status,
-            "finish_reason": run.finish_reason,
+            "finish_reason": optional_text("finish reason", run.finish_reason),
             "usage": to_json(dict(run.usage)),
             "error": optional_text("run error", run.error),
             "started_at": time_to_text(run.started_at),
@@ -50,7 +50,7 @@ def as_stored(run: RunWrite, thread_id: str) -> Run:
             thread_id,
             run.agent,
             run.status,
-            run.finish_reason,
+            optional_text("finish reason", run.finish_reason),
             to_json(dict(run.usage)),
             run.error,
             utc("started_at", run.started_at),
@@ -87,9 +87,13 @@ def list_page(
             f" AND thread_number = (SELECT number FROM {names.threads} WHERE resource_id = %s AND id = %s)"
         )
         params += [owner, check_id("thread", thread_id)]
+    if status in ("running", "suspended"):
+        # As a literal: a plan for any status could not use the index of open runs.
+        where += f" AND status = '{status}'"
+        status = None
     for clause, value in (
-        ("status = %s", status),
-        ("agent = %s", agent),
+        ("status = %s", optional_text("status", status)),
+        ("agent = %s", optional_text("agent", agent)),
         ("started_at >= %s", None if since is None else utc("since", since)),
         ("started_at < %s", None if until is None else utc("until", until)),
     ):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from psycopg import Connection, Error
+from psycopg import Connection, Cursor, Error
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
+
+from ..._errors import StoreError
 
 Row: TypeAlias = tuple[Any, ...]
 Statement: TypeAlias = tuple[str, Sequence[object]]
@@ -16,10 +18,23 @@ WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
+def cursor_of(connection: Connection[Any]) -> Cursor[Row]:
+    """A cursor that gives tuples, whatever kind a connection that was handed in makes by itself."""
+    return Cursor(connection, row_factory=tuple_row)
+
+
+def setting(settings: Mapping[str, str]) -> list[Statement]:
+    """What makes settings hold until the transaction ends."""
+    if not settings:
+        return []
+    calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+    return [(f"SELECT {calls}", [text for pair in settings.items() for text in pair])]
+
+
 def run_together(connection: Connection[Any], statements: Sequence[Statement]) -> list[list[Row]]:
     """Run the statements in one round trip; the rows of each."""
     if len(statements) == 1:
-        cursor = connection.cursor(row_factory=tuple_row)
+        cursor = cursor_of(connection)
         cursor.execute(*statements[0])
         return [cursor.fetchall() if cursor.description else []]
     cursors = []
@@ -28,7 +43,7 @@ def run_together(connection: Connection[Any], statements: Sequence[Statement]) -
         with connection.pipeline():
             try:
                 for sql, params in statements:
-                    cursor = connection.cursor(row_factory=tuple_row)
+                    cursor = cursor_of(connection)
                     cursors.append(cursor)
                     cursor.execute(sql, params)
             except Error as error:
@@ -43,16 +58,29 @@ def run_together(connection: Connection[Any], statements: Sequence[Statement]) -
 class Session:
     """Runs statements in a transaction that begins with the first of them, in the same round trip.
 
-    Inside a transaction that the application has open on a connection of its own, it is a savepoint.
-    `before` are statements that each transaction begins with.
+    Inside a transaction that the application has open on a connection of its own, it is a savepoint, and
+    the application's settings hold again after it. `settings` are those that hold in it.
     """
 
-    def __init__(self, connection: Connection[Any], before: Sequence[Statement], begin: str = WRITE) -> None:
+    def __init__(self, connection: Connection[Any], settings: Mapping[str, str], begin: str = WRITE) -> None:
+        status = connection.info.transaction_status
+        if status == TransactionStatus.INERROR:
+            raise StoreError("the transaction that is open on the connection has failed; roll it back first")
         self.connection = connection
-        self.nested = connection.info.transaction_status != TransactionStatus.IDLE
+        self.nested = status != TransactionStatus.IDLE
         self.begun = False
         self.ending = False
-        self._begin: list[Statement] = [("SAVEPOINT threadmark" if self.nested else begin, ()), *before]
+        self._begin: list[Statement] = [("SAVEPOINT threadmark" if self.nested else begin, ())]
+        self._end: list[Statement] = [("RELEASE SAVEPOINT threadmark" if self.nested else "COMMIT", ())]
+        # The driver reads times by the settings that it knows of, and hears of others at the end of a round
+        # trip. Where ours differ from the session's, beginning and end are round trips of their own.
+        self._foreign = bool(settings) and not _reads_times(connection)
+        if self.nested and settings:
+            # They are kept in settings of ours meanwhile, so that all of it may be one round trip.
+            kept = {name: f"threadmark.was_{name.rpartition('.')[2]}" for name in settings}
+            self._begin.append(_copying({was: name for name, was in kept.items()}))
+            self._end.insert(0, _copying(kept))
+        self._begin += setting(settings)
 
     def rows(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
         """Run one statement to its end and return all its rows."""
@@ -66,7 +94,7 @@ class Session:
     def packed(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
         """The rows of a statement whose values are long byte strings, sent as they are."""
         self._ensure_begun()
-        cursor = self.connection.cursor(row_factory=tuple_row)
+        cursor = cursor_of(self.connection)
         cursor.execute(sql, params, binary=True)
         return cursor.fetchall()
 
@@ -77,7 +105,7 @@ class Session:
     def run(self, sql: str, params: Sequence[object] = ()) -> tuple[list[Row], int]:
         """Run one statement; its rows, and how many it changed or gave."""
         self._ensure_begun()
-        cursor = self.connection.cursor(row_factory=tuple_row)
+        cursor = cursor_of(self.connection)
         cursor.execute(sql, params)
         return cursor.fetchall() if cursor.description else [], cursor.rowcount
 
@@ -86,20 +114,24 @@ class Session:
         self._ensure_begun()
         try:
             with self.connection.transaction():
-                self.connection.execute(sql)
+                cursor_of(self.connection).execute(sql)
         except Error:
             return False
         return True
 
     def together(self, statements: Sequence[Statement], *, last: bool = False) -> list[list[Row]]:
         """Run statements in one round trip; the rows of each. With `last` the transaction is over then."""
+        if self._foreign:
+            self._ensure_begun()
         first = [] if self.begun else self._begin
         self.begun = True
-        self.ending = last
-        after = self._end if last else []
+        self.ending = last and not self._foreign
+        after = self._end if self.ending else []
         found = run_together(self.connection, [*first, *statements, *after])
-        if last:
+        if self.ending:
             self.begun = self.ending = False
+        elif last:
+            self.commit()
         return found[len(first) : len(first) + len(statements)]
 
     def commit(self) -> None:
@@ -114,15 +146,26 @@ class Session:
         if self.connection.closed:
             return
         if self.nested:
-            run_together(self.connection, [("ROLLBACK TO SAVEPOINT threadmark", ()), *self._end])
+            if self.begun:
+                self.begun = False
+                undo = ("ROLLBACK TO SAVEPOINT threadmark", "RELEASE SAVEPOINT threadmark")
+                run_together(self.connection, [(sql, ()) for sql in undo])
         elif self.connection.info.transaction_status != TransactionStatus.IDLE:
             self.connection.rollback()
-
-    @property
-    def _end(self) -> list[Statement]:
-        return [("RELEASE SAVEPOINT threadmark" if self.nested else "COMMIT", ())]
 
     def _ensure_begun(self) -> None:
         if not self.begun:
             self.begun = True
             run_together(self.connection, self._begin)
+
+
+def _reads_times(connection: Connection[Any]) -> bool:
+    """Whether times come as they do where we set it."""
+    style = connection.info.parameter_status("DateStyle") or ""
+    return style.startswith("ISO") and connection.info.parameter_status("TimeZone") in ("UTC", "Etc/UTC")
+
+
+def _copying(settings: Mapping[str, str]) -> Statement:
+    """Give each setting the value of another."""
+    calls = ", ".join(["set_config(%s, coalesce(current_setting(%s, true), ''), true)"] * len(settings))
+    return (f"SELECT {calls}", [name for pair in settings.items() for name in pair])

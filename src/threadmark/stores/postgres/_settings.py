@@ -36,10 +36,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_schema(self.schema)
         if self.conninfo:
-            try:
-                conninfo_to_dict(self.conninfo)
-            except Error as error:
-                raise ConfigurationError(f"the PostgreSQL connection string is not valid: {error}") from None
+            _check_conninfo(self.conninfo)
         check_count("pool_size", self.pool_size, least=1)
         for name, least in (("timeout", 0.001), ("busy_timeout", 0.001), ("connect_timeout", 1)):
             value = getattr(self, name)
@@ -52,6 +49,27 @@ class Settings:
         return self.pool is not None or self.connection is not None
 
 
+def _check_conninfo(conninfo: str) -> None:
+    """Raise `ConfigurationError` for what libpq cannot read, without what may be a part of a password."""
+    try:
+        found = conninfo_to_dict(conninfo)
+    except Error as error:
+        told = str(error).strip()
+        if "query parameter" not in told:
+            told = re.sub(r'".*"', "...", told)
+        raise ConfigurationError(f"the PostgreSQL connection string is not valid: {told}") from None
+    ports = str(found.get("port") or "").split(",")
+    if "@" in str(found.get("host") or "")[1:] or not all(map(_is_port, ports)):
+        raise ConfigurationError(
+            "the PostgreSQL URL names no valid host and port; in a password, '/', '@', ':', '%' and the like "
+            "are written as %2F, %40, %3A and %25"
+        )
+
+
+def _is_port(text: str) -> bool:
+    return not text or text.isdecimal()
+
+
 def check_schema(name: object) -> str:
     """Return `name` if it can name a schema. Raises `ConfigurationError`."""
     if not isinstance(name, str) or not _NAME.match(name):
@@ -59,6 +77,8 @@ def check_schema(name: object) -> str:
             "schema must be a letter or underscore, then letters, digits or underscores, at most 63 "
             f"characters, not {name!r}"
         )
+    if name.startswith("pg_"):
+        raise ConfigurationError(f"schema {name!r}: names that begin with 'pg_' are PostgreSQL's own")
     return name
 
 

@@ -40,7 +40,19 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _observations, _recall, _runs, _threads, _turns, _working
+from . import (
+    _erase,
+    _messages,
+    _migrations,
+    _observations,
+    _policies,
+    _recall,
+    _recall_spaces,
+    _runs,
+    _threads,
+    _turns,
+    _working,
+)
 from ._engine import Engine
 from ._functions import NEEDS_MERGE, OBSERVED, RECALL_CHANGED
 from ._names import Names
@@ -94,7 +106,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         settings = Settings(
             conninfo=conninfo,
             schema=schema,
-            pool_size=pool_size if pool is None else pool.max_size,
+            pool_size=pool_size if pool is None else pool.max_size or pool_size,
             timeout=timeout,
             busy_timeout=busy_timeout,
             connect_timeout=connect_timeout,
@@ -108,9 +120,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         self._recalls = False
         self._where = name_of(conninfo) if conninfo else "the PostgreSQL database"
         # Not a method: the engine's threads must not keep the store alive.
-        self._engine = Engine(
-            settings, partial(_migrations.migrate, schema=schema, where=self._where, allowed=migrate)
-        )
+        self._engine = Engine(settings, partial(_prepare, settings=settings, where=self._where))
         # A store that nobody holds any more lets go of its threads and connections.
         weakref.finalize(self, self._engine.stop).atexit = False
 
@@ -327,9 +337,13 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
     ) -> ErasureReceipt:
         check_id("resource", owner)
         names = self._names
-        return await self._engine.transact(
+        receipt = await self._engine.transact(
             lambda db: _erase.erase(db, names, owner, thread_id, now), owner, patient=True
         )
+        if thread_id is None:
+            # A transaction of its own: it waits for those who may be waiting for the rows that went.
+            await self._engine.transact(lambda db: _recall_spaces.forget_owner(db, names, owner), owner)
+        return receipt
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)
@@ -377,6 +391,12 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         """For `stores.maintenance`: see there."""
         for number, gone in keys.items():
             db.session.rows(f"SELECT {self._names.schema}.recall_unindex(%s, %s)", (number, gone))
+
+
+def _prepare(connection: psycopg.Connection[Any], settings: Settings, where: str) -> None:
+    _migrations.migrate(connection, settings.schema, where, allowed=settings.migrate)
+    if not settings.row_level_security:
+        _policies.need_owners_named(connection, settings.schema, where)
 
 
 def _as_threads(rows: list[Row]) -> list[Thread]:

@@ -10,7 +10,14 @@ from ..._codec import to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text, utc
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
+from ..base import (
+    CloneRequest,
+    NewThread,
+    ThreadChange,
+    ThreadQuery,
+    without_open_calls,
+    without_personal,
+)
 from . import _observations, _recall
 from ._names import Names
 from ._rows import (
@@ -180,22 +187,21 @@ def change(db: Session, names: Names, owner: str, thread_id: str, change: Thread
 def delete(db: Session, names: Names, owner: str, threads: Sequence[Row]) -> dict[str, int]:
     """Delete threads that are locked, with all that is their own. Returns rows removed per table."""
     numbers = [row[0] for row in threads]
-    index: dict[str, int] = {}
+    keys: list[int] = []
     if _recall.is_on(db, names):
-        keys = db.rows(
+        rows = db.rows(
             f"SELECT m.key FROM unnest(%s::bigint[]) AS n (number), {names.messages} AS m "
             "WHERE m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
             (numbers, owner),
         )
-        index = _recall.removed(db, names, owner, [key for (key,) in keys])
-    removed = {
-        **index,
-        "messages": db.change(
-            f"DELETE FROM {names.messages} AS m USING unnest(%s::bigint[]) AS n (number) WHERE "
-            "m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
-            (numbers, owner),
-        ),
-    }
+        keys = [key for (key,) in rows]
+    messages = db.change(
+        f"DELETE FROM {names.messages} AS m USING unnest(%s::bigint[]) AS n (number) WHERE "
+        "m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",
+        (numbers, owner),
+    )
+    # After the messages: who keeps vectors of one has its row locked, and is waited for.
+    removed = {**_recall.removed(db, names, owner, keys), "messages": messages}
     for table in ("runs", "working_memory"):
         removed[table] = db.change(
             f"DELETE FROM {names.schema}.{table} WHERE resource_id = %s AND thread_number = ANY(%s)",
@@ -250,9 +256,8 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
         raise ConflictError("an id for a copied message is in use already")
     now = utc("now", request.now)
     keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
-    fewer: dict[int, str] = {}
-    if to != owner:
-        fewer = {keys[key]: parts for key, parts in _impersonal(db, names, owner, list(keys)).items()}
+    changed = _closed(db, names, owner, list(keys), personal=to == owner)
+    fewer = {keys[key]: parts for key, parts in changed.items()}
     *_, rows = db.together(
         [
             (
@@ -305,6 +310,23 @@ def _impersonal(db: Session, names: Names, owner: str, keys: Sequence[int]) -> d
     return {key: kept for key, parts in rows if (kept := without_personal(parts)) is not None}
 
 
+def _closed(db: Session, names: Names, owner: str, keys: Sequence[int], *, personal: bool) -> dict[int, str]:
+    """Of those messages that a copy does not have as they are, the parts as it has them."""
+    rows = db.rows(
+        f"SELECT key, parts FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s) "
+        "AND (NOT %s OR strpos(parts, %s) > 0)",
+        (owner, list(keys), personal, '"call"'),
+    )
+    found: dict[int, str] = {}
+    for key, parts in rows:
+        kept = without_open_calls(parts)
+        if not personal:
+            kept = without_personal(kept or parts) or kept
+        if kept is not None:
+            found[key] = kept
+    return found
+
+
 def _keep(names: Names, owner: str, parts: Mapping[int, str]) -> list[Statement]:
     return [
         (f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND key = %s", (text, owner, key))
@@ -345,7 +367,7 @@ def history(names: Names, owner: str, thread_id: str) -> Statement:
                 JOIN line ON parent.number = line.source WHERE parent.resource_id = %s
             )
             SELECT {THREAD_COLUMNS} FROM {names.threads}
-              WHERE resource_id = %s AND number IN (SELECT number FROM line) ORDER BY number""",
+              WHERE resource_id = %s AND number = ANY(ARRAY(SELECT number FROM line)) ORDER BY number""",
         (owner, check_id("thread", thread_id), owner, owner),
     )
 
@@ -422,7 +444,7 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
             ],
         ]
     )[0]
-    _recall.transferred(db, names, owner, new_owner, *span(number))
+    _recall.transferred(db, names, owner, new_owner, *span(number), now)
     _recall.reworded(db, names, new_owner, list(fewer), now)
     _observations.transfer(db, names, owner, number, new_owner)
     db.together([*count(names, new_owner, 1), *count(names, owner, -1)])

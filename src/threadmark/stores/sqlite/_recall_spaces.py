@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_count, check_text, utc
+from ..._ids import check_count, check_name, check_text, utc
 from ...recall.codes import import_numpy
 from ..base import Claim, Embedded, SpaceState
 from ._driver import Connection, Row
@@ -36,7 +36,7 @@ def need(db: Connection, name: str) -> tuple[int, int]:
 def add(db: Connection, name: str, dimension: int) -> None:
     """Make a space whose messages from before are still to be handed out."""
     import_numpy()
-    check_text("embedder name", name)
+    check_name("embedder name", name)
     check_count("dimension", dimension, least=1)
     if not name or dimension > MAX_DIMENSION:
         raise ConfigurationError(

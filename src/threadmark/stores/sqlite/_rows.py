@@ -15,7 +15,7 @@ from ..._codec import (
     to_json,
     usage_from_dict,
 )
-from ..._ids import check_id, check_text
+from ..._ids import check_id, check_name, check_text
 from ..._types import Message, Run, Speaker, Thread, ThreadSource
 from ._driver import Row
 
@@ -27,6 +27,10 @@ THREAD_COLUMNS = (
     "last_seq, version, source_thread_id, source_message_id, cloned_at, "
     "window_seq, window_memory, window_fingerprint, window_counted"
 )
+OF_OWNER = "+resource_id = ?"
+"""For reads of messages by key that PostgreSQL runs, too: its index begins with the owner. The plus keeps
+SQLite, where `key` alone leads to the row, from an index that begins with the owner."""
+
 MESSAGE_COLUMNS = (
     "key, thread_id, seq, id, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, "
     "created_at"
@@ -90,7 +94,7 @@ def message_to_row(message: Message, at: datetime, run_id: str | None) -> tuple[
         check_id("message", message.id),
         message.role,
         None if speaker is None else check_id("speaker", speaker.id),
-        None if speaker is None else optional_text("speaker name", speaker.name),
+        None if speaker is None else optional_name("speaker name", speaker.name),
         None if speaker is None else optional_text("speaker role", speaker.role),
         parts_to_json(message.parts),
         to_json(message.metadata, "message metadata") if message.metadata else None,
@@ -114,6 +118,11 @@ def run_from_row(row: Row) -> Run:
         state=None if row[10] is None else cast("Mapping[str, Any]", from_json(row[10])),
         expires_at=None if row[11] is None else time_from_text(row[11]),
     )
+
+
+def optional_name(name: str, value: str | None) -> str | None:
+    """`None`, or text that every database can index."""
+    return None if value is None else check_name(name, value)
 
 
 def optional_text(name: str, value: str | None) -> str | None:

@@ -20,7 +20,7 @@ def write(db: Connection, owner: str, number: int, thread_id: str, run: RunWrite
         thread_id,
         check_text("agent name", run.agent),
         run.status,
-        run.finish_reason,
+        optional_text("finish reason", run.finish_reason),
         to_json(dict(run.usage)),
         optional_text("run error", run.error),
         time_to_text(run.started_at),
@@ -71,8 +71,8 @@ def list_page(
         row = _threads.find(db, owner, thread_id)
         where, params = "thread_number = ?", [row[0] if row else -1]
     for clause, value in (
-        ("status = ?", status),
-        ("agent = ?", agent),
+        ("status = ?", optional_text("status", status)),
+        ("agent = ?", optional_text("agent", agent)),
         ("started_at >= ?", None if since is None else time_to_text(since)),
         ("started_at < ?", None if until is None else time_to_text(until)),
     ):

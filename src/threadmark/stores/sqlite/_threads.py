@@ -8,7 +8,14 @@ from ..._codec import time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
+from ..base import (
+    CloneRequest,
+    NewThread,
+    ThreadChange,
+    ThreadQuery,
+    without_open_calls,
+    without_personal,
+)
 from . import _observation_changes, _recall, _working
 from ._driver import Connection, Row
 from ._rows import (
@@ -201,7 +208,10 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         keys[row[0]] = first_key(number) + seq
         seqs.append(row[2])
         fields = list(row[4:10])
-        if to != owner and (kept := without_personal(fields[4])) is not None:
+        kept = without_open_calls(fields[4])
+        if to != owner:
+            kept = without_personal(kept or fields[4]) or kept
+        if kept is not None:
             fields[4] = kept
             reworded.append(first_key(number) + seq)
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *fields, row[11]))

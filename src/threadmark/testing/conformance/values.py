@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sized
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -294,6 +296,49 @@ async def names(h: Harness) -> None:
         same(
             (text, text), (receipt.run and receipt.run.agent, receipt.run and receipt.run.error), "its names"
         )
+
+
+@behaviour("values: a name of any length is stored exactly or refused, never an error of the database")
+async def long_names(h: Harness) -> None:
+    store = await h.fresh()
+    # Letters in no order: what repeats would be compressed.
+    for n, text in enumerate([_noise(size) for size in (100, 512, 513, 3_000, 30_000)]):
+        for field in ("name", "role"):
+            message = h.message(speaker=Speaker(**{"id": "u", field: text}))
+            try:
+                await store.write_turn("ann", h.turn(f"{field} {n}", [message]))
+            except ValidationError:
+                holds(len(text) > 512, f"a {field} of {len(text)} letters must be stored")
+                same(None, await store.get_thread("ann", f"{field} {n}"), "what is refused leaves nothing")
+            else:
+                found = await store.get_messages("ann", [message.id])
+                same([message.speaker], [m.speaker for m in found], f"a {field} of {len(text)} letters")
+
+
+def _noise(size: int) -> str:
+    return "".join([chr(97 + (n * n * n + 7 * n) % 1009 % 26) for n in range(size)])
+
+
+FILTERS: dict[str, Callable[[Store, str], Awaitable[Sized]]] = {
+    "messages of role": lambda s, text: s.list_messages("ann", MessageQuery(roles=(text,))),
+    "messages of speaker": lambda s, text: s.list_messages("ann", MessageQuery(speaker_id=text)),
+    "messages of run": lambda s, text: s.list_messages("ann", MessageQuery(run_id=text)),
+    "messages with": lambda s, text: s.list_messages("ann", MessageQuery(metadata={"a": text})),
+    "threads with": lambda s, text: s.list_threads("ann", ThreadQuery(metadata={"a": text})),
+    "runs of agent": lambda s, text: s.list_runs("ann", agent=text),
+    "runs of thread": lambda s, text: s.list_runs("ann", thread_id=text),
+    "messages called": lambda s, text: s.get_messages("ann", [text]),
+}
+
+
+@behaviour("values: a filter by text that cannot be stored finds nothing or is refused")
+async def awkward_filters(h: Harness) -> None:
+    store = await h.fresh()
+    await store.write_turn("ann", h.turn("t1", ["hello"], run=h.run("r1")))
+    for text in ("a\x00", "\x00", "\ud800"):
+        for what, ask in FILTERS.items():
+            with suppress(ValidationError):
+                same(0, len(await ask(store, text)), f"{what} {text!r}")
 
 
 def _awkward(text: str) -> bool:
