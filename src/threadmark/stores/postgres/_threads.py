@@ -367,7 +367,7 @@ def history(names: Names, owner: str, thread_id: str) -> Statement:
                 JOIN line ON parent.number = line.source WHERE parent.resource_id = %s
             )
             SELECT {THREAD_COLUMNS} FROM {names.threads}
-              WHERE resource_id = %s AND number IN (SELECT number FROM line) ORDER BY number""",
+              WHERE resource_id = %s AND number = ANY(ARRAY(SELECT number FROM line)) ORDER BY number""",
         (owner, check_id("thread", thread_id), owner, owner),
     )
 
