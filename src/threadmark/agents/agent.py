@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -260,18 +261,11 @@ class Agent(Resumable, Networks):
     async def _auto_resume(
         self, memory: TurnSource, call: Call, emit: Emit | None
     ) -> Callable[[RunState], Awaitable[AgentResult | None]] | None:
-        """What gives this call's message to a suspended call that it answers, if any waits."""
-        from .auto_resume import answer, extract, find_questions
+        """What gives this call's message to the suspended calls that it answers, if any wait."""
+        from .auto_resume import find_questions, hand_over
 
         questions = await find_questions(self, memory, call)
-        if not questions:
-            return None
-
-        async def hand_over(state: RunState) -> AgentResult | None:
-            found = await extract(state, questions, self._beneath(state.plan.model))
-            return None if found is None else await answer(self, state, *found, emit)
-
-        return hand_over
+        return functools.partial(hand_over, self, questions, emit) if questions else None
 
     def _beneath(self, model: Model) -> Model:
         """The model that answers whatever is asked of it, when `model` is a router."""

@@ -21,6 +21,9 @@ from ..stores.base import MessageQuery, RunWrite, Store, TurnWrite
 LEASE = 120.0
 """Seconds without a sign of life after which the process of a running run counts as dead."""
 
+HANDED = "handed"
+"""Where the state of a run keeps the id of the run that took its input, as the answer to a question."""
+
 DIED = "its process died; what it did is unknown"
 EXPIRED = "nobody decided in time"
 UNKNOWN = "The call was begun, and its process died. Whether it took effect is unknown."

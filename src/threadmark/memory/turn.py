@@ -28,7 +28,7 @@ from .context import Layers, Prompt, build_prompt
 from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
-from .runs import LEASE
+from .runs import HANDED, LEASE
 from .thread_spec import ThreadSpec
 from .tools import MemoryTool
 from .tracing import tell_prompt, tell_written, writing
@@ -238,7 +238,9 @@ class Turn:
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         if self._observed is not None:
-            self._observed.check(prompt)
+            # The answer that goes on, and what was said with the decision, are the caller's to show.
+            asked = () if self.asked is None else (self.asked.id, *(message.id for message in self.said))
+            self._observed.check(prompt, asked)
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
@@ -383,6 +385,16 @@ class Turn:
             self._claimed = True
             await self._write((), "running")
             self._has_begun = True
+
+    async def hand_over(self, run_id: str) -> None:
+        """Store that this run's input was taken by run `run_id`, which gives its answer if it is repeated."""
+        if self._has_begun:
+            state = {HANDED: run_id}
+            await self._write((), "finished", "other", finished_at=self._clock(), state=state)
+
+    def show_again(self, message: Message) -> None:
+        """Show a message of the history as it is stored by now."""
+        self.history = tuple([message if m.id == message.id else m for m in self.history])
 
     async def begin(self) -> None:
         """With `save_user_first`: store the input and a running run. Otherwise does nothing."""
