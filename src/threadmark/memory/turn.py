@@ -210,7 +210,7 @@ class Turn:
         counting = self._counts.use(model, exact=budget is not None)
         layers = Layers(
             instructions=instructions,
-            memory_instructions=self._memory_instructions(),
+            memory_instructions=self.instructions,
             system=system,
             memory=memory,
             memory_version=version,
@@ -317,7 +317,9 @@ class Turn:
                 return (*input[:index], told, *input[index + 1 :])
         return input
 
-    def _memory_instructions(self) -> str:
+    @property
+    def instructions(self) -> str:
+        """What the model is told of memory; it stands after the agent's own instructions."""
         texts = []
         if self.settings.working_memory is not None:
             from .working.tool import instructions
