@@ -158,11 +158,12 @@ def _learn(state: RunState, request: ModelRequest, response: ModelResponse) -> N
 
 def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
     """`response` as it is kept, its usage added to the run's."""
-    if response.model is None or not response.usage.requests:
+    counts = state.model.delegates  # then its usage says how many requests there were, also if none
+    if response.model is None or not (response.usage.requests or counts):
         response = replace(
             response,
             model=response.model or state.model.name,
-            usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
+            usage=response.usage if response.usage.requests or counts else response.usage + _ONE_REQUEST,
         )
     state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage
     return response

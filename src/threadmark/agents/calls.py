@@ -49,7 +49,7 @@ async def run_calls(
             settled(index, _outcome(calls[index], task, stopped=False))
             reported += 1
     except asyncio.CancelledError:
-        await _stop([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
+        await stop_tasks([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
         for index in range(reported, len(calls)):
             settled(index, _outcome(calls[index], tasks[index], stopped=True))
         raise
@@ -102,7 +102,10 @@ def _start(
         refused(call, tool, "invalid_arguments")
         return checked
     positional, named = checked
-    told = context(call) if tool.takes_context or hooks is not None else None
+    try:
+        told = context(call) if tool.takes_context or hooks is not None else None
+    except Exception as error:  # an answer that was given to an earlier version of the tool
+        return _failed(call, describe_error(error))
     if tool.takes_context:
         positional.insert(0, told)
 
@@ -151,7 +154,7 @@ async def _carry_out(
         return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
     except SuspendSignal as signal:
         if signal.pause is not None:
-            return dataclasses.replace(call, pause=signal.pause)
+            return dataclasses.replace(call, pause={**signal.pause, **_approval(call)})
         return _suspended(call, tool, signal.payload)
     except ToolFailure as failure:
         span.fail(failure.__cause__ or failure)
@@ -184,11 +187,11 @@ async def _within(seconds: float | None, work: Coroutine[Any, Any, Any]) -> Any:
     try:
         await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError:
-        await _stop([task])
+        await stop_tasks([task])
         raise
     if task.done():
         return task.result()
-    await _stop([task])
+    await stop_tasks([task])
     raise _TooLongError
 
 
@@ -222,10 +225,14 @@ def _suspended(call: ToolPart, tool: Tool, payload: Any) -> ToolPart:
         return _failed(call, f"The tool suspended with a payload that is not JSON. {error}")
     if tool.resume_schema is not None:
         pause["schema"] = dict(tool.resume_schema.schema)
+    return dataclasses.replace(call, pause={**pause, **_approval(call)})
+
+
+def _approval(call: ToolPart) -> dict[str, Json]:
+    """Who approved a call that waits again, for its new `pause`."""
     before = dict(call.pause or {})
-    if approval := before if before.get("kind") == "approval" else before.get("approval"):
-        pause["approval"] = approval
-    return dataclasses.replace(call, pause=pause)
+    approval = before if before.get("kind") == "approval" else before.get("approval")
+    return {"approval": approval} if approval else {}
 
 
 def _failed(call: ToolPart, error: str) -> ToolPart:
@@ -237,7 +244,7 @@ def _failed(call: ToolPart, error: str) -> ToolPart:
 _left_behind: set[asyncio.Task[Any]] = set()
 
 
-async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
+async def stop_tasks(tasks: list[asyncio.Task[Any]]) -> None:
     """Cancel `tasks` and wait for them, but not for long, even if cancelled again meanwhile."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + GRACE
