@@ -238,7 +238,9 @@ class Turn:
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         if self._observed is not None:
-            self._observed.check(prompt)
+            # The answer that goes on, and what was said with the decision, are the caller's to show.
+            asked = () if self.asked is None else (self.asked.id, *(message.id for message in self.said))
+            self._observed.check(prompt, asked)
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
