@@ -338,7 +338,7 @@ class Turn:
         if self._recall is not None:
             from .recall.turn import instructions as about_recall
 
-            texts.append(about_recall(self._recall.settings))
+            texts.append(about_recall(self._recall))
         if self._observed is not None:
             texts.append(self._observed.instructions)
         if any(message.speaker is not None for message in (*self.history, *self.input)):
