@@ -15,6 +15,7 @@ TABLES = (
     "recall_postings",
     "recall_docs",
     "recall_vectors",
+    "recall_near",
     "recall_outbox",
     "recall_spaces",
     "recall_state",
@@ -85,6 +86,18 @@ def m002_recall(db: psycopg.Cursor[Any], schema: str) -> None:
         "CREATE INDEX recall_outbox_by_due ON {s}.recall_outbox (space_no, due_at)",
     ):
         db.execute(statement.format(s=schema))
+
+
+def m004_near(db: psycopg.Cursor[Any], schema: str) -> None:
+    """Of owners whose vectors have an index of their own, the messages that tell how cosines are spread."""
+    db.execute(
+        f"""CREATE TABLE {schema}.recall_near (
+              owner_no bigint NOT NULL,
+              space_no bigint NOT NULL,
+              sample bigint[] NOT NULL,
+              PRIMARY KEY (owner_no, space_no)
+            )"""
+    )
 
 
 UNINDEX = """
