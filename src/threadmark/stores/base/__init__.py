@@ -15,6 +15,12 @@ Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `Validation
 
 from ._cursors import Place, paged, place_of, rows_wanted
 from ._messages import MessageChange, MessageQuery
+from ._observation_search import (
+    ObservationAnswer,
+    ObservationHit,
+    ObservationSearch,
+    ObservationSearchStore,
+)
 from ._observations import (
     Activation,
     Covered,
@@ -86,13 +92,17 @@ __all__ = [
     "NewObservation",
     "NewThread",
     "Observation",
+    "ObservationAnswer",
     "ObservationCommit",
+    "ObservationHit",
     "ObservationJob",
     "ObservationKind",
     "ObservationLog",
     "ObservationPage",
     "ObservationQuery",
     "ObservationReceipt",
+    "ObservationSearch",
+    "ObservationSearchStore",
     "ObservationState",
     "ObservationStore",
     "OrderField",
