@@ -11,7 +11,7 @@ from model_store import ModelStore
 from postgres_harness import drop
 
 from threadmark import ConfigurationError, ConflictError, Store
-from threadmark.stores.base import LogQuery, ObservationQuery
+from threadmark.stores.base import LogQuery, ObservationQuery, ObservationSearch, RecallQuery
 from threadmark.stores.maintenance import CopyProgress, CopyReport, check_store, copy_store
 from threadmark.stores.maintenance._copy import _find
 from threadmark.stores.postgres import PostgresStore
@@ -113,6 +113,7 @@ async def test_observations_are_copied(stores: Any, source: str, to: str) -> Non
     """With their sources, summaries, what superseded them, logs and jobs."""
     one, two = stores(source, "one"), stores(to, "two")
     async with Harness(lambda place: one) as harness:
+        await two.enable_recall(harness.clock())
         turn = harness.turn("t1", [harness.message(f"{n}", id=f"m{n}") for n in range(1, 7)])
         await one.write_turn("ann", turn)
         first = await observe(one, harness, 1, 3, [row("a", "m1"), row("b", "m2", "m3")], activate=True)
@@ -128,6 +129,9 @@ async def test_observations_are_copied(stores: Any, source: str, to: str) -> Non
         assert await two.list_observation_jobs("ann", "t1") == await one.list_observation_jobs("ann", "t1")
         assert (await finish(copy_store(one, two))).copied == 0
         assert await check_store(two) == []
+        search = ObservationSearch(recall=RecallQuery(query="c"))
+        hits = (await two.search_observations("ann", search)).hits
+        assert [hit.observation.text for hit in hits] == ["c"]
 
 
 async def test_a_copy_that_broke_off_goes_on(stores: Any) -> None:
@@ -184,6 +188,9 @@ DAMAGE = {
     "owners with a wrong number of threads": "UPDATE resources SET thread_count = 5",
     "messages whose place in the sequence is not that of their key": "UPDATE messages SET seq = seq + 1",
     "messages that the recall index lacks": "DELETE FROM recall_docs",
+    "observations that the recall index lacks": "DELETE FROM recall_docs WHERE key < 0",
+    "entries of the recall index whose observation is gone": "DELETE FROM observations",
+    "observations that wait for vectors and are gone": "DELETE FROM observations",
 }
 
 
@@ -194,7 +201,10 @@ async def test_damage_is_found_and_repaired(stores: Any, kind: str, damage: str)
     store = stores(kind, "one")
     build = Builders()
     await store.enable_recall(build.clock())
-    await store.write_turn("ann", build.turn("t1", ["apple", "river", "copper"], run=build.run("r1")))
+    words = [build.message(word, id=f"n{n}") for n, word in enumerate(("apple", "river", "copper"))]
+    await store.write_turn("ann", build.turn("t1", words, run=build.run("r1")))
+    await store.add_space("kit", 8, build.clock())
+    await observe(store, build, 1, 3, [row("a note", *[f"n{n}" for n in range(3)])])  # type: ignore[arg-type]
     assert await check_store(store) == []
     await store.write_tables(lambda db: db.execute(DAMAGE[damage]))
     found = await check_store(store)

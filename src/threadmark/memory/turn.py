@@ -238,7 +238,9 @@ class Turn:
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         if self._observed is not None:
-            self._observed.check(prompt)
+            # The answer that goes on, and what was said with the decision, are the caller's to show.
+            asked = () if self.asked is None else (self.asked.id, *(message.id for message in self.said))
+            self._observed.check(prompt, asked)
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
@@ -336,7 +338,7 @@ class Turn:
         if self._recall is not None:
             from .recall.turn import instructions as about_recall
 
-            texts.append(about_recall(self._recall.settings))
+            texts.append(about_recall(self._recall))
         if self._observed is not None:
             texts.append(self._observed.instructions)
         if any(message.speaker is not None for message in (*self.history, *self.input)):

@@ -204,6 +204,7 @@ class FaultyStore(Store):
     backfill_recall = _through(Store.backfill_recall)
     search_messages = _through(Store.search_messages)
     match_messages = _through(Store.match_messages)
+    search_observations = _through(Store.search_observations)
     search_threads = _through(Store.search_threads)
     list_speakers = _through(Store.list_speakers)
     add_space = _through(Store.add_space)

@@ -128,6 +128,11 @@ class ObservedThread:
         """The rows to show: those in view, but for what came after a message that is asked again."""
         return [row for row in self.state.rows if row.in_view and not self._is_later(row)]
 
+    @property
+    def shown_ids(self) -> tuple[str, ...]:
+        """Ids of the rows in view and of the profile."""
+        return tuple([row.id for row in (*self.view, *self.state.profile)])
+
     def _is_later(self, row: Observation) -> bool:
         return self._before is not None and row.to_seq >= self._before
 
@@ -306,6 +311,7 @@ class ObservedThread:
         async def work() -> None:
             try:
                 await worker.run(phase)
+                self._background.wrote()
             finally:
                 if not ended.done():
                     ended.set_result(None)
@@ -404,15 +410,15 @@ class ObservedThread:
             before = at
         return found
 
-    def check(self, prompt: Prompt) -> None:
+    def check(self, prompt: Prompt, elsewhere: Collection[str] = ()) -> None:
         """Make sure that nothing is hidden: the invariant that this memory rests on.
 
         Each message that no row in view covers is in the prompt, and each row in view too, or the report
-        names it among what was left out. Raises `ObservingError` otherwise, unless `on_failure` forbids it;
-        then it is told.
+        names it among what was left out. `elsewhere` are ids of messages that are sent beside this prompt.
+        Raises `ObservingError` otherwise, unless `on_failure` forbids it; then it is told.
         """
         report = prompt.report
-        there = {*report.dropped, *(id_ for block in report.blocks for id_ in block.sources)}
+        there = {*report.dropped, *elsewhere, *(id_ for block in report.blocks for id_ in block.sources)}
         lost = [
             message.id
             for message in self.history

@@ -13,7 +13,14 @@ Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `Validation
 `threadmark.testing.conformance` checks all of this for any store.
 """
 
+from ._cursors import Place, paged, place_of, rows_wanted
 from ._messages import MessageChange, MessageQuery
+from ._observation_search import (
+    ObservationAnswer,
+    ObservationHit,
+    ObservationSearch,
+    ObservationSearchStore,
+)
 from ._observations import (
     Activation,
     Covered,
@@ -85,16 +92,21 @@ __all__ = [
     "NewObservation",
     "NewThread",
     "Observation",
+    "ObservationAnswer",
     "ObservationCommit",
+    "ObservationHit",
     "ObservationJob",
     "ObservationKind",
     "ObservationLog",
     "ObservationPage",
     "ObservationQuery",
     "ObservationReceipt",
+    "ObservationSearch",
+    "ObservationSearchStore",
     "ObservationState",
     "ObservationStore",
     "OrderField",
+    "Place",
     "Priority",
     "RecallAnswer",
     "RecallFilter",
@@ -119,6 +131,9 @@ __all__ = [
     "Window",
     "WorkingMemoryWrite",
     "message_digest",
+    "paged",
+    "place_of",
+    "rows_wanted",
     "without_open_calls",
     "without_personal",
 ]

@@ -237,9 +237,13 @@ class ObservationQuery:
     """Which rows. `view`: "current" is what a model sees, "live" also what summaries stand for and what
     is not yet visible, "all" also what was superseded or retired, each in order of thread and `place`.
 
-    `as_of` gives the rows that an observer had recorded and nothing had superseded or retired at that
-    time (`view` is then not used). `thread_id=None` is all the owner's threads. `text` matches rows that
-    contain it, whatever the case.
+    `as_of` gives what was believed at that time: the rows that an observer had recorded by then and nothing
+    had superseded or retired. `valid_at` gives what was true at that time, by what is believed now: the rows
+    that held then. A row holds from its event's date on, or from when it was said if it has none, until what
+    superseded it holds; one about a span of time until that ends. Both together give what was believed at
+    `as_of` about `valid_at`. With one of them `view` is not used.
+
+    `thread_id=None` is all the owner's threads. `text` matches rows that contain it, whatever the case.
     """
 
     thread_id: str | None = None
@@ -252,6 +256,7 @@ class ObservationQuery:
     message_id: str | None = None
     text: str | None = None
     as_of: datetime | None = None
+    valid_at: datetime | None = None
     page: int = 0
     per_page: int | None = 100
 

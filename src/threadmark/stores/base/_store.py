@@ -17,6 +17,7 @@ from ..._types import (
     WorkingMemoryVersion,
 )
 from ._messages import MessageChange, MessageQuery
+from ._observation_search import ObservationSearchStore
 from ._observations import ObservationStore
 from ._recall import RecallStore
 from ._runs import RunStore
@@ -24,7 +25,7 @@ from ._threads import CloneRequest, NewThread, ThreadChange, ThreadQuery
 from ._turns import TurnQuery, TurnReceipt, TurnState, TurnWrite, WorkingMemoryWrite
 
 
-class Store(RecallStore, ObservationStore, RunStore, ABC):
+class Store(RecallStore, ObservationStore, ObservationSearchStore, RunStore, ABC):
     """A database that keeps the contract of this module."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()

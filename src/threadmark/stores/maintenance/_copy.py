@@ -11,12 +11,17 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
 
 from ..._errors import ConflictError, StoreError
 from ..base import Store
+from ..sqlite._recall import noted
 from ..sqlite._rows import MESSAGE_COLUMNS, message_from_row
 from ._tables import Row, Tables, TableStore, of_store
+
+if TYPE_CHECKING:
+    from ..sqlite._driver import Connection
 
 BATCH = 200
 """Threads, or owners, that are looked up at once."""
@@ -266,6 +271,8 @@ def _write_thread(db: Tables, there: TableStore, found: Whole) -> None:
         (owner, base, base + (1 << 32) - 1),
     )
     there.indexes(db, owner, {row[0]: message_from_row(row) for row in stored})
+    notes = db.execute("SELECT key FROM observations WHERE thread_number = ?", (number,))
+    noted(cast("Connection", db), [key for (key,) in notes], datetime.now(UTC))
 
 
 def _write_observations(db: Tables, found: Whole, owner: str, number: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..._codec import parts_to_json, to_json
 from ..._ids import check_filter, check_id, check_metadata, utc
 from ..._types import Message, MessagePage
-from ..base import MessageChange, MessageQuery
+from ..base import MessageChange, MessageQuery, paged, place_of, rows_wanted
 from . import _observations, _recall, _threads
 from ._names import Names
 from ._rows import MESSAGE_COLUMNS, SEQ_BITS, message_from_row, metadata_clause, scalars_json
@@ -42,11 +42,16 @@ def _within(names: Names, owner: str, thread_id: str) -> tuple[str, list[Any]]:
     The thread's number is a subquery of its own: joined, it is a filter to the planner where statistics say
     that the owner has little else, and the owner's newer messages of all threads are read through.
     """
-    first = f"(SELECT number << {SEQ_BITS} FROM {names.threads} WHERE resource_id = %s AND id = %s)"
+    first = _first(names)
     return (
         f"resource_id = %s AND key >= {first} AND key < {first} + {1 << SEQ_BITS}",
         [owner, *[owner, check_id("thread", thread_id)] * 2],
     )
+
+
+def _first(names: Names) -> str:
+    """The key before the first of a thread; takes the owner and the thread's id."""
+    return f"(SELECT number << {SEQ_BITS} FROM {names.threads} WHERE resource_id = %s AND id = %s)"
 
 
 def oldest_first(rows: list[Row]) -> list[Message]:
@@ -57,39 +62,43 @@ def list_page(names: Names, owner: str, query: MessageQuery) -> tuple[list[State
     """The statements that read a page, and what makes the page of their rows."""
     conditions, params = _conditions(query)
     bound: list[Any]
+    place = place_of(owner, query)
+    ascending = query.order == "asc" or (query.order is None and query.per_page is None)
+    beyond = ">" if ascending else "<"
     if query.thread_id is None:
         where, bound, keys = "resource_id = %s", [owner], "created_at {0}, key {0}"
+        if place:
+            where += f" AND (created_at, key) {beyond} (%s, %s)"
+            bound += [place.at, place.number]
     else:
         where, bound = _within(names, owner, query.thread_id)
         keys = "key {0}"
+        if place:
+            where += f" AND key {beyond} {_first(names)} + %s"
+            bound += [owner, query.thread_id, place.number]
     bound += params
     total: Statement = (f"SELECT count(*) FROM {names.messages} WHERE {where}{conditions}", bound)
-    if not conditions:
+    if place:
+        total = ("SELECT %s::bigint", (place.total,))
+    elif not conditions:
         one = "" if query.thread_id is None else " AND id = %s"
         total = (
             f"SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads} "
             f"WHERE resource_id = %s{one}",
             [owner, *([] if query.thread_id is None else [query.thread_id])],
         )
-    ascending = query.order == "asc" or (query.order is None and query.per_page is None)
     skip = 0 if query.per_page is None else query.page * query.per_page
     page: Statement = (
         f"SELECT {MESSAGE_COLUMNS} FROM {names.messages} WHERE {where}{conditions} "
         f"ORDER BY {keys.format('ASC' if ascending else 'DESC')} LIMIT %s OFFSET %s",
-        [*bound, query.per_page, skip],
+        [*bound, rows_wanted(query), skip],
     )
 
     def make(totals: list[Row], rows: list[Row]) -> MessagePage:
         counted = totals[0][0] if totals else 0
-        if query.order is None and not ascending:
-            rows.reverse()
-        return MessagePage(
-            messages=tuple([message_from_row(row) for row in rows]),
-            total=counted,
-            page=query.page,
-            per_page=query.per_page,
-            has_more=bool(rows) and skip + len(rows) < counted,
-        )
+        found = [message_from_row(row) for row in rows]
+        numbers = [row[0] if query.thread_id is None else row[2] for row in rows]
+        return paged(MessagePage, owner, query, found, numbers, counted)
 
     return [total, page], make
 

@@ -15,6 +15,9 @@ from ..base import (
     NewThread,
     ThreadChange,
     ThreadQuery,
+    paged,
+    place_of,
+    rows_wanted,
     without_open_calls,
     without_personal,
 )
@@ -109,18 +112,22 @@ def list_page(names: Names, owner: str, query: ThreadQuery) -> tuple[list[Statem
     condition = [owner, *params]
     direction = "ASC" if query.direction == "asc" else "DESC"
     skip = 0 if query.per_page is None else query.page * query.per_page
-    total: Statement = (
-        (f"SELECT count(*) FROM {names.threads} WHERE resource_id = %s{where}", condition)
-        if where
-        else (f"SELECT thread_count FROM {names.resources} WHERE id = %s", (owner,))
-    )
+    place = place_of(owner, query)
+    if place is not None:
+        total: Statement = ("SELECT %s::bigint", (place.total,))
+        where += f" AND ({query.order_by}, number) {'>' if query.direction == 'asc' else '<'} (%s, %s)"
+        condition = [*condition, place.at, place.number]
+    elif where:
+        total = (f"SELECT count(*) FROM {names.threads} WHERE resource_id = %s{where}", condition)
+    else:
+        total = (f"SELECT thread_count FROM {names.resources} WHERE id = %s", (owner,))
     # The numbers of the page come from the index alone; only its own rows are fetched, however deep it is.
     page: Statement = (
         f"SELECT {THREAD_COLUMNS} FROM {names.threads} WHERE resource_id = %s AND number IN ("
         f"SELECT number FROM {names.threads} WHERE resource_id = %s{where} "
         f"ORDER BY {query.order_by} {direction}, number {direction} LIMIT %s OFFSET %s) "
         f"ORDER BY {query.order_by} {direction}, number {direction}",
-        [owner, *condition, query.per_page, skip],
+        [owner, *condition, rows_wanted(query), skip],
     )
     if query.per_page is None:
         page = (
@@ -131,13 +138,8 @@ def list_page(names: Names, owner: str, query: ThreadQuery) -> tuple[list[Statem
 
     def make(totals: list[Row], rows: list[Row]) -> ThreadPage:
         counted = totals[0][0] if totals else 0
-        return ThreadPage(
-            threads=tuple([thread_from_row(row) for row in rows]),
-            total=counted,
-            page=query.page,
-            per_page=query.per_page,
-            has_more=bool(rows) and skip + len(rows) < counted,
-        )
+        found = [thread_from_row(row) for row in rows]
+        return paged(ThreadPage, owner, query, found, [row[0] for row in rows], counted)
 
     return [total, page], make
 
@@ -297,7 +299,7 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
     _recall.cloned(db, names, owner, to, keys, now)
     _recall.reworded(db, names, to, list(fewer), now)
     places = {key & (1 << SEQ_BITS) - 1: copy & (1 << SEQ_BITS) - 1 for key, copy in keys.items()}
-    _observations.copy_thread(db, names, source_row[0], to, request.id, row[0], places)
+    _observations.copy_thread(db, names, source_row[0], to, request.id, row[0], places, now)
     return ThreadClone(thread=thread_from_row(rows[0]), id_map=dict(zip(copied, fresh, strict=True)))
 
 
@@ -446,6 +448,6 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
     )[0]
     _recall.transferred(db, names, owner, new_owner, *span(number), now)
     _recall.reworded(db, names, new_owner, list(fewer), now)
-    _observations.transfer(db, names, owner, number, new_owner)
+    _observations.transfer(db, names, owner, number, new_owner, now)
     db.together([*count(names, new_owner, 1), *count(names, owner, -1)])
     return thread_from_row(moved[0])

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from ..._codec import from_json, to_json
+from . import _recall
 from ._driver import Connection
 from ._rows import SEQ_BITS, first_key
 
@@ -145,6 +147,7 @@ def _unsourced(db: Connection, number: int, seqs: Iterable[int]) -> list[int]:
 
 def remove_rows(db: Connection, marked: str) -> int:
     """Delete rows, given as a JSON list of keys, and what hangs on them."""
+    _recall.unnoted(db, from_json(marked))
     db.execute(f"DELETE FROM observation_sources WHERE observation_key {_IN}", (marked,))
     db.execute(
         f"DELETE FROM observation_children WHERE summary_key {_IN} OR child_key {_IN}", (marked, marked)
@@ -162,7 +165,7 @@ def delete_thread(db: Connection, number: int) -> int:
     return removed
 
 
-def transfer(db: Connection, owner: str, number: int, new_owner: str) -> None:
+def transfer(db: Connection, owner: str, number: int, new_owner: str, now: datetime) -> None:
     """Give a thread's rows to another owner, with numbers that are free there."""
     rows = db.execute(
         "SELECT key, number, place FROM observations WHERE thread_number = ? ORDER BY number", (number,)
@@ -180,6 +183,7 @@ def transfer(db: Connection, owner: str, number: int, new_owner: str) -> None:
         db.execute("UPDATE resources SET last_observation = ? WHERE id = ?", (first + len(rows), new_owner))
     for table in ("observation_logs", "observation_jobs"):
         db.execute(f"UPDATE {table} SET resource_id = ? WHERE thread_number = ?", (new_owner, number))
+    _recall.notes_moved(db, owner, new_owner, [row[0] for row in rows], now)
 
 
 _COPIED = (
@@ -189,7 +193,13 @@ _COPIED = (
 
 
 def copy_thread(
-    db: Connection, source: int, owner: str, thread_id: str, number: int, copied: Mapping[int, int]
+    db: Connection,
+    source: int,
+    owner: str,
+    thread_id: str,
+    number: int,
+    copied: Mapping[int, int],
+    now: datetime,
 ) -> None:
     """Give a clone the rows whose messages were all copied; `copied` maps each message's old seq to its new.
 
@@ -296,3 +306,5 @@ def copy_thread(
         [(number, seq) for seq in range(1, observed + 1) if seq not in covered],
     )
     rehide(db, number, keys.values())
+    of = db.execute("SELECT resource_id FROM threads WHERE number = ?", (source,))[0][0]
+    _recall.notes_copied(db, of, owner, keys, now)

@@ -13,6 +13,9 @@ from ..base import (
     NewThread,
     ThreadChange,
     ThreadQuery,
+    paged,
+    place_of,
+    rows_wanted,
     without_open_calls,
     without_personal,
 )
@@ -100,26 +103,27 @@ def create(db: Connection, owner: str, thread: NewThread) -> Thread:
 def list_page(db: Connection, owner: str, query: ThreadQuery) -> ThreadPage:
     where, params = metadata_clauses("metadata", check_filter(query.metadata))
     condition: list[Any] = [owner, *params]
-    if where:
+    place = place_of(owner, query)
+    if place is not None:
+        total = place.total
+    elif where:
         total = db.execute(f"SELECT count(*) FROM threads WHERE resource_id = ?{where}", condition)[0][0]
     else:
         counted = db.execute("SELECT thread_count FROM resources WHERE id = ?", (owner,))
         total = counted[0][0] if counted else 0
     direction = "ASC" if query.direction == "asc" else "DESC"
-    per_page = -1 if query.per_page is None else query.per_page
+    if place is not None:
+        where += f" AND ({query.order_by}, number) {'>' if query.direction == 'asc' else '<'} (?, ?)"
+        condition += [time_to_text(place.at), place.number]
+    wanted = rows_wanted(query)
     skip = 0 if query.per_page is None else query.page * query.per_page
     rows = db.execute(
         f"SELECT {THREAD_COLUMNS} FROM threads WHERE resource_id = ?{where} "
         f"ORDER BY {query.order_by} {direction}, number {direction} LIMIT ? OFFSET ?",
-        [*condition, per_page, skip],
+        [*condition, -1 if wanted is None else wanted, skip],
     )
-    return ThreadPage(
-        threads=tuple([thread_from_row(row) for row in rows]),
-        total=total,
-        page=query.page,
-        per_page=query.per_page,
-        has_more=bool(rows) and skip + len(rows) < total,
-    )
+    threads = [thread_from_row(row) for row in rows]
+    return paged(ThreadPage, owner, query, threads, [row[0] for row in rows], total)
 
 
 def change(db: Connection, owner: str, thread_id: str, change: ThreadChange) -> Thread:
@@ -243,7 +247,7 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     )
     _working.copy_thread(db, owner, source_row[0], to, number, request.now)
     copied = {old: place for place, old in enumerate(seqs, start=1)}
-    _observation_changes.copy_thread(db, source_row[0], to, request.id, number, copied)
+    _observation_changes.copy_thread(db, source_row[0], to, request.id, number, copied, request.now)
     return ThreadClone(thread=thread_from_row(need(db, to, request.id)), id_map=ids)
 
 
@@ -329,6 +333,6 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
             (new_owner, owner, number),
         )
     count(db, new_owner, 1)
-    _observation_changes.transfer(db, owner, number, new_owner)
+    _observation_changes.transfer(db, owner, number, new_owner, now)
     count(db, owner, -1)
     return thread_from_row(need(db, new_owner, thread_id))
