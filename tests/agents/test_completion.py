@@ -49,7 +49,7 @@ async def go(agent: Agent, **options: Any) -> AgentResult:
 
 
 async def test_it_goes_on_until_they_pass(memory: Memory, stored: Stored) -> None:
-    """The model is told what is missing, in its very next prompt; the run ends with the answer that passes."""
+    """The model is told what is missing, in its very next prompt; the run ends when all is there."""
     agent, model = make(memory, "one", "two", "three", "next turn", completion=[has("three")])
     result = await go(agent)
     assert (result.text, result.finish_reason) == ("onetwothree", "stop")
