@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .._errors import ConfigurationError
@@ -10,6 +10,7 @@ from .._types import Json, Message, ToolPart
 from ..memory.runs import seals_of
 from .approvals import needs_approval
 from .calls import check_arguments, run_calls
+from .events import ToolOutputEvent
 from .hooks import for_model
 from .settle import settle
 from .state import RunState
@@ -52,6 +53,7 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
             approved_by=_approver(pause),
             suspend_payload=pause.get("payload"),
             resume_data=data,
+            _tell=None if state.live is None else _teller(state, call),
         )
 
     def settled(index: int, outcome: ToolPart) -> None:
@@ -95,6 +97,23 @@ def _within_limits(state: RunState, indexes: list[int]) -> list[int]:
         state.parts[index] = outcome = replace(call, state="error", error=why)
         state.tell(outcome)
     return free
+
+
+def _teller(state: RunState, call: ToolPart) -> Callable[[Mapping[str, Json]], None]:
+    """Tells events of what a call runs, as those of the call."""
+
+    def tell(output: Mapping[str, Json]) -> None:
+        if state.live is not None:
+            state.live(
+                ToolOutputEvent(
+                    run_id=state.plan.run_id,
+                    tool_call_id=call.tool_call_id,
+                    tool_name=call.tool_name,
+                    output=output,
+                )
+            )
+
+    return tell
 
 
 def _approver(pause: Mapping[str, Json]) -> str | None:
