@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..._codec import parts_to_json
 from ..._errors import ConfigurationError, ValidationError
@@ -151,6 +151,17 @@ class Observation:
         return self.visible and not self.hidden
 
 
+_SETTERS = [(item.name, getattr(Observation, item.name).__set__) for item in fields(Observation)]
+
+
+def new_observation(**values: Any) -> Observation:
+    """`Observation(**values)`, of all its fields, in half the time: a turn reads hundreds of them."""
+    made = object.__new__(Observation)
+    for name, put in _SETTERS:
+        put(made, values[name])
+    return made
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
     """What the observer said about how to go on, and the newest message (`seq`) that it knew then.
@@ -202,10 +213,10 @@ class ObservationState:
     """What the planning of a thread's memory needs, all of one moment.
 
     `rows` are the live rows that no visible summary stands for, in order of `place`, those not yet visible
-    included. `raw` are the messages that are not covered, oldest first, at most `LogQuery.limit` of the
-    newest; `omitted` counts the uncovered messages that are not among them. `ends` are the values that
-    `visible_seq` can be moved to, in order: ends of ranges observed together. `profile` are rows of the
-    owner's other threads.
+    included; a store may leave out their `sources`. `raw` are the messages that are not covered, oldest
+    first, at most `LogQuery.limit` of the newest; `omitted` counts the uncovered messages that are not among
+    them. `ends` are the values that `visible_seq` can be moved to, in order: ends of ranges observed
+    together. `profile` are rows of the owner's other threads.
     """
 
     log: ObservationLog

@@ -24,6 +24,7 @@ from ..base import (
     RoleHealth,
     Source,
 )
+from ..base._observations import new_observation
 from . import _threads
 from ._driver import Connection, Row
 from ._observation_jobs import running
@@ -86,7 +87,7 @@ def read(db: Connection, owner: str, query: LogQuery) -> ObservationState:
     raw, omitted = _uncovered(db, owner, number, log, query)
     return ObservationState(
         log=log,
-        rows=tuple(to_values(db, owner, rows, {number: log.visible_seq})),
+        rows=tuple(to_values(db, owner, rows, {number: log.visible_seq}, bare=True)),
         raw=tuple([message_from_row(row) for row in raw]),
         omitted=omitted,
         ends=_ends(db, number, log),
@@ -173,19 +174,26 @@ def _profile(db: Connection, owner: str, query: LogQuery, number: int) -> tuple[
 
 
 def to_values(
-    db: Connection, owner: str, rows: Sequence[Row], visible: dict[int, int] | None
+    db: Connection, owner: str, rows: Sequence[Row], visible: dict[int, int] | None, *, bare: bool = False
 ) -> list[Observation]:
-    """Rows as values. `visible` gives each thread's `visible_seq`; it is looked up where `None`."""
+    """Rows as values. `visible` gives each thread's `visible_seq`; it is looked up where `None`.
+
+    `bare` ones have no sources, and no parents: what is not hidden has none.
+    """
     if not rows:
         return []
     keys = to_json([row[0] for row in rows])
     of: dict[int, list[Source]] = defaultdict(list)
-    for key, message_id, message_key, part, start, end in db.execute(
-        "SELECT s.observation_key, m.id, s.message_key, s.part, s.char_from, s.char_to "
-        "FROM observation_sources AS s JOIN messages AS m ON m.key = s.message_key "
-        "WHERE s.observation_key IN (SELECT value FROM json_each(?)) AND +m.resource_id = ? "
-        "ORDER BY s.observation_key, s.message_key",
-        (keys, owner),
+    for key, message_id, message_key, part, start, end in (
+        ()
+        if bare
+        else db.execute(
+            "SELECT s.observation_key, m.id, s.message_key, s.part, s.char_from, s.char_to "
+            "FROM observation_sources AS s JOIN messages AS m ON m.key = s.message_key "
+            "WHERE s.observation_key IN (SELECT value FROM json_each(?)) AND +m.resource_id = ? "
+            "ORDER BY s.observation_key, s.message_key",
+            (keys, owner),
+        )
     ):
         of[key].append(Source(message_id=message_id, part=part, start=start, end=end, seq=message_key & _SEQ))
     children: dict[int, list[str]] = defaultdict(list)
@@ -197,11 +205,15 @@ def to_values(
     ):
         children[key].append(f"o{child}")
     parents: dict[int, list[str]] = defaultdict(list)
-    for key, parent in db.execute(
-        "SELECT c.child_key, p.number FROM observation_children AS c "
-        "JOIN observations AS p ON p.key = c.summary_key WHERE p.retired_at IS NULL AND p.pending = 0 "
-        "AND c.child_key IN (SELECT value FROM json_each(?)) ORDER BY p.number",
-        (keys,),
+    for key, parent in (
+        ()
+        if bare
+        else db.execute(
+            "SELECT c.child_key, p.number FROM observation_children AS c "
+            "JOIN observations AS p ON p.key = c.summary_key WHERE p.retired_at IS NULL AND p.pending = 0 "
+            "AND c.child_key IN (SELECT value FROM json_each(?)) ORDER BY p.number",
+            (keys,),
+        )
     ):
         parents[key].append(f"o{parent}")
     newer = [row[25] for row in rows if row[25] is not None]
@@ -221,7 +233,7 @@ def to_values(
         )
         visible = {number: seq for number, seq in logs}  # noqa: C416 - a row is a tuple of anything
     return [
-        Observation(
+        new_observation(
             id=f"o{row[1]}",
             thread_id=row[3],
             kind=row[4],
@@ -247,9 +259,9 @@ def to_values(
             retired_at=_time(row[24]),
             superseded_by=None if row[25] is None else numbers.get(row[25]),
             superseded_at=_time(row[26]),
-            sources=tuple(of[row[0]]),
-            children=tuple(children[row[0]]),
-            parents=tuple(parents[row[0]]),
+            sources=tuple(of.get(row[0], ())),
+            children=tuple(children.get(row[0], ())),
+            parents=tuple(parents.get(row[0], ())),
         )
         for row in rows
     ]
