@@ -38,6 +38,7 @@ HEAVY = (
     "psycopg",
     "httpx",
     "openai",
+    "opentelemetry",
 )
 
 

@@ -97,6 +97,7 @@ PUBLIC = """
     WorkflowContext
     WorkflowStepError
     WorkingMemory
+    configure_tracing
     tool
     workflow
 """

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ValidationError,
         WorkflowStepError,
     )
+    from ._tracing import configure_tracing
     from ._types import (
         DataPart,
         ErasureReceipt,
@@ -103,6 +104,7 @@ _HOMES = {
         "StoreError", "ThreadmarkError", "TripwireError", "ValidationError",
         "WorkflowStepError",
     ),
+    "._tracing": ("configure_tracing",),
     "._types": (
         "DataPart", "ErasureReceipt", "ErrorPart", "FilePart", "Message", "MessagePage", "ReasoningPart",
         "Run", "RunPage", "Speaker", "StepPart", "TextPart", "Thread", "ThreadClone", "ThreadPage",
@@ -232,6 +234,7 @@ __all__ = [
     "WorkflowContext",
     "WorkflowStepError",
     "WorkingMemory",
+    "configure_tracing",
     "tool",
     "workflow",
 ]

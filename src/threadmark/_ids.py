@@ -110,6 +110,16 @@ def check_paging(page: object, per_page: object) -> tuple[int, int | None]:
     return number, check_count("per_page", per_page)
 
 
+def check_cursor(cursor: object, page: int) -> None:
+    """Raise `ValidationError` unless `cursor` may be one, and stands alone."""
+    if cursor is None:
+        return
+    if not isinstance(cursor, str) or not cursor:
+        raise ValidationError("cursor must be a page's next_cursor; leave it out for the first page")
+    if page:
+        raise ValidationError("give either page or cursor: a cursor says where the page begins")
+
+
 def check_metadata(value: object, *, kind: str = "metadata") -> dict[str, Any]:
     """Return a shallow copy of `value` if it is a JSON object that reads back as it was written.
 

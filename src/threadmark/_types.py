@@ -346,13 +346,18 @@ class WorkingMemoryVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadPage:
-    """One page of threads. `total` counts all that match; `per_page` is `None` when all were asked for."""
+    """One page of threads. `total` counts all that match; `per_page` is `None` when all were asked for.
+
+    `next_cursor` asks for the next page (`cursor=`), `None` when there is none. On a page asked for in this
+    way `page` is 0, and `total` what the first one counted.
+    """
 
     threads: tuple[Thread, ...]
     total: int
     page: int
     per_page: int | None
     has_more: bool
+    next_cursor: str | None = None
 
     def __iter__(self) -> Iterator[Thread]:
         return iter(self.threads)
@@ -363,13 +368,18 @@ class ThreadPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePage:
-    """One page of messages. `total` counts all that match; `per_page` is `None` when all were asked for."""
+    """One page of messages. `total` counts all that match; `per_page` is `None` when all were asked for.
+
+    `next_cursor` asks for the next page (`cursor=`), `None` when there is none. On a page asked for in this
+    way `page` is 0, and `total` what the first one counted.
+    """
 
     messages: tuple[Message, ...]
     total: int
     page: int
     per_page: int | None
     has_more: bool
+    next_cursor: str | None = None
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self.messages)

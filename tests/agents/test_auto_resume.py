@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from threadmark import Memory, Message, ToolContext, ToolPart, tool
-from threadmark.agents import Agent, AgentResult
+from threadmark import ConflictError, Memory, Message, NotFoundError, ToolContext, ToolPart, tool
+from threadmark.agents import Agent, AgentResult, Hooks
 from threadmark.models.base import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
@@ -132,21 +132,109 @@ async def test_a_model_that_fails_to_say(memory: Memory) -> None:
     assert (await talk.say("Row 7")).text == "Which row, please?"
 
 
-async def test_two_suspended_calls(memory: Memory) -> None:
-    """The one that the message answers is settled, and the result says that the other waits."""
+TWO = [BOOK, ToolCall("book", {"flight": "X2"})]
+
+
+async def test_two_suspended_calls(memory: Memory, stored: Stored) -> None:
+    """The one that the message answers is settled, and the model asks about the other."""
     talk = Conversation(
         memory,
-        [BOOK, ToolCall("book", {"flight": "X2"})],
+        TWO,
         ToolCall("answer_2", {"data": {"row": 7}}),
+        "And which row on X1?",
         ToolCall("answer_1", {"data": {"row": 8}}),
         "Booked.",
     )
     await talk.say("Two seats, please.")
     first = await talk.say("Row 7 on X2")
-    assert [call.args for call in first.pending] == [{"flight": "X1"}]
+    assert (first.text, first.finish_reason) == ("And which row on X1?", "stop")
+    calls = [p for m in talk.asked[2].messages for p in m.parts if isinstance(p, ToolPart)]
+    shown = {p.args["flight"]: p.error for p in calls}
+    assert "It asks: Which row on X1?" in str(shown["X1"])
+    assert "is decided" in str(shown["X2"])
+    (run,) = await talk.agent.runs.suspended(resource="ana")
+    assert [call.args for call in run.pending] == [{"flight": "X1"}]
     result = await talk.say("Row 8")
     assert result.text == "Booked."
     assert await talk.open_runs() == 0
+    messages = await stored()
+    assert [m.text for m in messages] == [
+        *("Two seats, please.", "", "Row 7 on X2", "And which row on X1?", "Row 8", "Booked."),
+    ]
+    outputs = [p.output for p in messages[1].parts if isinstance(p, ToolPart)]
+    assert outputs == ["X1 row 8", "X2 row 7"]
+
+
+async def test_one_message_answers_two_calls(memory: Memory) -> None:
+    """Both are settled, and the run goes on."""
+    both = [ToolCall("answer_1", {"data": {"row": 1}}), ToolCall("answer_2", {"data": {"row": 2}})]
+    talk = Conversation(memory, TWO, both, "Booked.")
+    await talk.say("Two seats, please.")
+    result = await talk.say("Rows 1 and 2")
+    assert (result.text, await talk.open_runs()) == ("Booked.", 0)
+
+
+async def test_an_answer_beside_a_call_that_needs_approval(memory: Memory) -> None:
+    """The answer is kept, the approval is not given, and the turn is answered like any other."""
+    talk = Conversation(
+        memory,
+        [BOOK, ToolCall("pay")],
+        ToolCall("answer_1", {"data": {"row": 1}}),
+        "Payment waits.",
+        "Booked.",
+    )
+    await talk.say("A seat, please.")
+    assert (await talk.say("Row 1, and pay")).text == "Payment waits."
+    (run,) = await talk.agent.runs.suspended(resource="ana")
+    assert [call.tool_name for call in run.pending] == ["pay"]
+    result = await talk.agent.approve(run.run_id, run.pending[0], resource="ana")
+    assert result.text == "Booked."
+
+
+async def test_a_repeated_call(memory: Memory, stored: Stored) -> None:
+    """A message with a `run_id` answers once: repeated, it gives the answer of the run that went on."""
+    talk = Conversation(memory, BOOK, ToolCall("answer_1", {"data": {"row": 7}}), "Booked.", "Twice?")
+    await talk.say("A seat, please.")
+    first = await talk.say("Row 7", run_id="again")
+    again = await talk.say("Row 7", run_id="again")
+    assert (again.text, again.run_id, again.replayed) == ("Booked.", first.run_id, True)
+    assert len(await stored()) == 4
+    with pytest.raises(ConflictError):
+        await talk.say("Row 8", run_id="again")
+
+
+async def test_a_repeated_call_that_answered_nothing(memory: Memory) -> None:
+    """A named message that answers no question is a turn like any other, and repeatable like one."""
+    talk = Conversation(memory, BOOK, "It is noon.", "Noon.")
+    await talk.say("A seat, please.")
+    assert (await talk.say("What time is it?", run_id="r")).text == "Noon."
+    again = await talk.say("What time is it?", run_id="r")
+    assert (again.text, again.replayed) == ("Noon.", True)
+
+
+async def test_a_tool_that_is_gone(memory: Memory) -> None:
+    """If the tool that asked is not there any more, the turn is like any other."""
+    await Conversation(memory, BOOK).say("A seat, please.")
+    talk = Conversation(memory, ToolCall("answer_1", {"data": {"row": 7}}), "Hm.", tools=[])
+    assert (await talk.say("Row 7")).text == "Hm."
+
+
+async def test_what_fails_after_the_answer_was_taken(memory: Memory, stored: Stored) -> None:
+    """It is raised: the message is not answered a second time by another turn."""
+    steps: list[int] = []
+
+    def prepare(step: object) -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            raise NotFoundError("of the application")
+
+    talk = Conversation(
+        memory, BOOK, ToolCall("answer_1", {"data": {"row": 7}}), "x", hooks=Hooks(prepare_step=prepare)
+    )
+    await talk.say("A seat, please.")
+    with pytest.raises(NotFoundError, match="of the application"):
+        await talk.say("Row 7")
+    assert [m.role for m in await stored()] == ["user", "assistant", "user", "assistant"]
 
 
 async def test_it_is_off_unless_asked_for(memory: Memory) -> None:

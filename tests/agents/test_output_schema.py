@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import itertools
-import json
 from typing import Literal
 
 import pytest
@@ -20,7 +19,6 @@ from threadmark.agents.output import (
     InvalidObjectError,
     Partials,
     answer_text,
-    json_text,
     without_answer_call,
 )
 from threadmark.models.base import ModelRequest
@@ -123,7 +121,7 @@ def test_a_json_schema_is_checked_too() -> None:
 )
 def test_json_is_found_in_what_models_write_around_it(text: str) -> None:
     assert Output(Person).read(text)[0].name == "Ana"
-    assert json.loads(json_text(text)) == {"name": "Ana"}
+    assert Output({"type": "object"}).read(text)[1] == {"name": "Ana"}
 
 
 def test_partial_objects_follow_the_text() -> None:

@@ -11,9 +11,13 @@ import pytest
 
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing.conformance._interleaving import Interleaving
+from threadmark.testing.conformance.observing_log import overlap
+
+from .scripted import World, small
 
 pytestmark = pytest.mark.anyio
 
+OVERLAPS = int(os.environ.get("THREADMARK_OVERLAP_SEEDS", "300"))
 SEEDS = int(os.environ.get("THREADMARK_FUZZ_SEEDS", "2000"))
 CHUNKS = 8
 
@@ -38,3 +42,17 @@ async def test_nothing_is_lost_or_hidden(chunk: int, capsys: pytest.CaptureFixtu
     tried = len(range(chunk, SEEDS, CHUNKS))
     with capsys.disabled():
         sys.stdout.write(f"\n{tried} seeds, {sum(counts.values())} operations, none lost: {dict(counts)}\n")
+
+
+async def test_condensing_and_observing_overlap() -> None:
+    """38: In both orders, with clocks that go right and wrong: nothing lost, stranded or noted twice."""
+    world = World(small())
+    seeds = iter(range(OVERLAPS))
+
+    async def work() -> None:
+        for seed in seeds:
+            await overlap(world, f"owner {seed}", seed)
+            await world.store.erase(f"owner {seed}", now=Interleaving.epoch, scrub=False)
+
+    await asyncio.gather(*[work() for _ in range(6)])
+    await world.memory.aclose()

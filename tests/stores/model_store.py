@@ -7,6 +7,7 @@ conformance kit perform their operations. It offers no capability: it has no fil
 from __future__ import annotations
 
 import json
+import operator
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,10 @@ from threadmark.stores.base import (
     TurnWrite,
     Window,
     WorkingMemoryWrite,
+    paged,
+    place_of,
+    rows_wanted,
+    without_open_calls,
     without_personal,
 )
 from threadmark.testing.conformance import difference
@@ -102,7 +107,14 @@ def matches(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return True
 
 
-def paged(items: Sequence[T], page: int, per_page: int | None) -> tuple[tuple[T, ...], bool]:
+def cut(items: Sequence[T], query: ThreadQuery | MessageQuery) -> Sequence[T]:
+    """Those of `items` that `query` wants to read."""
+    wanted = rows_wanted(query)
+    first = 0 if query.per_page is None else query.page * query.per_page
+    return items[first:] if wanted is None else items[first : first + wanted]
+
+
+def numbered(items: Sequence[T], page: int, per_page: int | None) -> tuple[tuple[T, ...], bool]:
     """The items of a page, and whether there are more."""
     check_count("page", page)
     if per_page is None:
@@ -112,6 +124,12 @@ def paged(items: Sequence[T], page: int, per_page: int | None) -> tuple[tuple[T,
     check_count("per_page", per_page)
     found = tuple(items[page * per_page : (page + 1) * per_page])
     return found, bool(found) and (page + 1) * per_page < len(items)
+
+
+def for_copy(message: Message) -> Message:
+    """A message as a copy of its thread has it."""
+    kept = without_open_calls(parts_to_json(message.parts))
+    return message if kept is None else message.replace(parts=parts_from_json(kept))
 
 
 def for_another(message: Message) -> Message:
@@ -177,6 +195,7 @@ class ModelStore(Store):
         if query.order_by not in ("created_at", "updated_at") or query.direction not in ("asc", "desc"):
             raise ValidationError("unknown order")
         wanted = check_filter(query.metadata)
+        place = place_of(owner, query)
 
         def work(t: Tables) -> ThreadPage:
             found = [
@@ -184,17 +203,18 @@ class ModelStore(Store):
                 for key, thread in t.threads.items()
                 if key[0] == owner and matches(thread.metadata, wanted)
             ]
-            found.sort(key=lambda thread: (getattr(thread, query.order_by), t.numbers[owner, thread.id]))
-            if query.direction == "desc":
-                found.reverse()
-            page, more = paged(found, query.page, query.per_page)
-            return ThreadPage(
-                threads=tuple([own(thread) for thread in page]),
-                total=len(found),
-                page=query.page,
-                per_page=query.per_page,
-                has_more=more,
-            )
+
+            def rank(thread: Thread) -> tuple[datetime, int]:
+                return getattr(thread, query.order_by), t.numbers[owner, thread.id]
+
+            found.sort(key=rank, reverse=query.direction == "desc")
+            total = len(found)
+            if place is not None:
+                total, begin = place.total, (place.at, place.number)
+                ahead = operator.gt if query.direction == "asc" else operator.lt
+                found = [thread for thread in found if ahead(rank(thread), begin)]
+            page = [own(thread) for thread in cut(found, query)]
+            return paged(ThreadPage, owner, query, page, [rank(thread)[1] for thread in page], total)
 
         return self._read(owner, work)
 
@@ -257,6 +277,7 @@ class ModelStore(Store):
             if (to, id_) in t.messages:
                 raise ConflictError(f"message id {id_!r} is taken")
             ids[message.id] = id_
+            message = for_copy(message)
             if to != owner:
                 message = for_another(message)
             t.messages[to, id_] = message.replace(id=id_, thread_id=request.id, seq=seq, run_id=None)
@@ -356,6 +377,7 @@ class ModelStore(Store):
         until = None if query.until is None else utc("until", query.until)
         if query.order not in (None, "asc", "desc"):
             raise ValidationError("unknown order")
+        place = place_of(owner, query)
 
         def fits(message: Message) -> bool:
             at = time_of(message)
@@ -376,16 +398,20 @@ class ModelStore(Store):
                 every.sort(key=lambda message: (time_of(message), t.saved[owner, message.id]))
             found = [message for message in every if fits(message)]
             backwards = query.order == "desc" or (query.order is None and query.per_page is not None)
-            page, more = paged(found[::-1] if backwards else found, query.page, query.per_page)
-            if backwards and query.order is None:
-                page = page[::-1]
-            return MessagePage(
-                messages=tuple([own(message) for message in page]),
-                total=len(found),
-                page=query.page,
-                per_page=query.per_page,
-                has_more=more,
-            )
+            total = len(found)
+
+            def rank(message: Message) -> tuple[datetime, int]:
+                if query.thread_id is not None:
+                    return datetime.min, message.seq or 0
+                return time_of(message), t.saved[owner, message.id]
+
+            if place is not None:
+                total = place.total
+                begin = (place.at if query.thread_id is None else datetime.min, place.number)
+                ahead = operator.lt if backwards else operator.gt
+                found = [message for message in found if ahead(rank(message), begin)]
+            page = [own(message) for message in cut(found[::-1] if backwards else found, query)]
+            return paged(MessagePage, owner, query, page, [rank(m)[1] for m in page], total)
 
         return self._read(owner, work)
 
@@ -583,7 +609,7 @@ class ModelStore(Store):
                 and (until is None or run.started_at < until)
             ]
             found.sort(key=lambda run: (run.started_at, run.id), reverse=True)
-            shown, more = paged(found, page, per_page)
+            shown, more = numbered(found, page, per_page)
             return RunPage(
                 runs=tuple([own(run) for run in shown]),
                 total=len(found),

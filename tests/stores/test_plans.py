@@ -17,12 +17,28 @@ from threadmark.testing.conformance._build import Builders
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+async def second(ask: Callable[[str | None], Awaitable[Any]]) -> None:
+    """Ask for the second page by cursor."""
+    await ask((await ask(None)).next_cursor)
+
+
 READS: dict[str, Callable[[SQLiteStore], Awaitable[object]]] = {
     "newest messages of an owner": lambda s: s.list_messages("ann", MessageQuery(per_page=2)),
     "an owner's messages of a time": lambda s: s.list_messages("ann", MessageQuery(per_page=2, since=NOW)),
     "newest messages of a thread": lambda s: s.list_messages("ann", MessageQuery(thread_id="t1", per_page=2)),
     "threads by creation": lambda s: s.list_threads("ann", ThreadQuery()),
     "threads by change": lambda s: s.list_threads("ann", ThreadQuery(order_by="updated_at")),
+    "the next threads": lambda s: second(
+        lambda c: s.list_threads("ann", ThreadQuery(per_page=1, order_by="updated_at", cursor=c))
+    ),
+    "the next messages of an owner": lambda s: second(
+        lambda c: s.list_messages("ann", MessageQuery(per_page=2, cursor=c))
+    ),
+    "the next messages of a thread": lambda s: second(
+        lambda c: s.list_messages("ann", MessageQuery(thread_id="t1", per_page=2, cursor=c))
+    ),
     "what a turn needs": lambda s: s.read_turn(
         "ann", TurnQuery(thread_id="t1", slack=40, known_ids=("m1",), run_id="r1", working_memory="thread")
     ),

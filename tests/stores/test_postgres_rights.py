@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -17,9 +14,8 @@ from postgres_harness import PostgresHarness, drop
 
 from postgres_server import Server
 from threadmark import ConfigurationError
-from threadmark.stores.base import MessageQuery, RecallQuery, ThreadQuery, TurnQuery
+from threadmark.stores.base import ThreadQuery
 from threadmark.stores.postgres import PostgresStore, policies
-from threadmark.stores.postgres import _session as sessions
 from threadmark.testing.conformance import Behaviour, Builders, behaviours, dump
 
 pytestmark = pytest.mark.anyio
@@ -115,83 +111,6 @@ async def test_policies_that_a_store_does_not_know_of(server: Server) -> None:
     assert await owner.list_owners() == []
     await owner.aclose()
     drop(server.url(), schema)
-
-
-# -- plans -------------------------------------------------------------------------------------------
-
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
-READS: dict[str, Callable[[PostgresStore], Awaitable[object]]] = {
-    "newest messages of an owner": lambda s: s.list_messages("ann", MessageQuery(per_page=2)),
-    "an owner's messages of a time": lambda s: s.list_messages("ann", MessageQuery(per_page=2, since=NOW)),
-    "newest messages of a thread": lambda s: s.list_messages("ann", MessageQuery(thread_id="t1", per_page=2)),
-    "threads by creation": lambda s: s.list_threads("ann", ThreadQuery(per_page=5)),
-    "threads by change": lambda s: s.list_threads("ann", ThreadQuery(per_page=5, order_by="updated_at")),
-    "what a turn needs": lambda s: s.read_turn(
-        "ann", TurnQuery(thread_id="t1", slack=40, known_ids=("m1",), run_id="r1", working_memory="thread")
-    ),
-    "messages and their neighbours": lambda s: s.get_messages("ann", ["m1"], before=1, after=1),
-    "runs of a thread": lambda s: s.list_runs("ann", thread_id="t1"),
-    "runs of an owner": lambda s: s.list_runs("ann", per_page=3),
-    "who has a thread": lambda s: s.find_owners("t1"),
-    "who there is": lambda s: s.list_owners(limit=3),
-    "clones": lambda s: s.list_clones("ann", "t1", all_owners=True),
-    "ancestors": lambda s: s.clone_history("ann", "t1"),
-    "a search": lambda s: s.search_messages("ann", RecallQuery(query="apple river")),
-}
-
-
-@pytest.fixture(scope="module")
-async def filled(server: Server) -> Any:
-    """A store of forty owners with twenty threads each, its statistics gathered."""
-    schema = "plans"
-    # A table that fits on a page is read as a whole unless that is made dear.
-    store = PostgresStore(server.url(options="-c enable_seqscan=off"), schema=schema)
-    build = Builders()
-    await store.enable_recall(build.clock())
-    for owner in ["ann", *[f"u{n}" for n in range(40)]]:
-        for thread in range(20):
-            batch = [build.message(f"apple river {n}", id=f"m{thread}.{n}") for n in range(5)]
-            run = build.run(f"r{thread}")
-            await store.write_turn(owner, build.turn(f"t{thread}", batch, run=run))
-    with psycopg.connect(server.url(), autocommit=True) as db:
-        db.execute("VACUUM ANALYZE")
-    yield store
-    await store.aclose()
-
-
-@pytest.mark.parametrize("what", READS)
-async def test_reads_follow_an_index(
-    filled: PostgresStore, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No read looks through everybody's rows of a table."""
-    plans: list[tuple[str, Any]] = []
-    original = sessions.run_together
-
-    def explaining(connection: Any, statements: Any) -> Any:
-        for sql, params in statements:
-            if sql.lstrip().startswith(("SELECT", "WITH")) and "FROM" in sql:
-                with connection.cursor() as cursor:
-                    cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
-                    plans.append((sql, cursor.fetchone()[0]))
-        return original(connection, statements)
-
-    for module in ("_session", "_engine"):
-        monkeypatch.setattr(f"threadmark.stores.postgres.{module}.run_together", explaining)
-    await READS[what](filled)
-    assert plans
-    for sql, plan in plans:
-        for node in nodes(plan[0]["Plan"]):
-            if node["Node Type"] == "Seq Scan" and node["Relation Name"] not in (
-                "recall_state",
-                "recall_spaces",
-            ):
-                raise AssertionError(f"{sql}\n{json.dumps(plan, indent=1)}")
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
 
 
 # -- a pooler ----------------------------------------------------------------------------------------

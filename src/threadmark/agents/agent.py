@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ from .runs import AgentRuns
 from .state import RunState
 from .stream import AgentStream, stream_twin
 from .tools import ToolSet
+from .tracing import traced_run
 
 if TYPE_CHECKING:
     from ..models import ModelLike
@@ -139,6 +141,9 @@ class Agent(Resumable, Networks):
             "error": check_processors(error_processors, "error"),
         }
 
+    is_network = False
+    """Whether runs are those of a network: `agent.network(...)` makes them so."""
+
     @property
     def runs(self) -> AgentRuns:
         """This agent's runs that wait for a person."""
@@ -182,8 +187,11 @@ class Agent(Resumable, Networks):
     # -- one call ------------------------------------------------------------------------------------
 
     async def _answer(self, call: Call, emit: Emit | None) -> AgentResult:
-        made = await self._prepare(call, emit)
-        return made if isinstance(made, AgentResult) else await execute(made)
+        async def work(span: object) -> AgentResult:
+            made = await self._prepare(call, emit)
+            return made if isinstance(made, AgentResult) else await execute(made)
+
+        return await traced_run(self.name, self.description, call.run_id, work)
 
     async def _prepare(self, call: Call, emit: Emit | None) -> RunState | AgentResult:
         """All that a run needs, every choice made; or the result of the run if it was made before."""
@@ -216,7 +224,7 @@ class Agent(Resumable, Networks):
             hand_over = await self._auto_resume(memory, call, emit)
         delegating: Delegating | None = None
         if self._team.agents:
-            delegating = Delegating(self._team, memory, model, call.depth)
+            delegating = Delegating(self._team, memory, model, call.depth, instructions)
             tools = ToolSet.of([*tools.tools.values(), *self._team.tools(delegating)])
         plan = Plan(
             run_id=call.run_id,
@@ -253,18 +261,15 @@ class Agent(Resumable, Networks):
     async def _auto_resume(
         self, memory: TurnSource, call: Call, emit: Emit | None
     ) -> Callable[[RunState], Awaitable[AgentResult | None]] | None:
-        """What gives this call's message to a suspended call that it answers, if any waits."""
-        from .auto_resume import answer, extract, find_questions
+        """What gives this call's message to the suspended calls that it answers, if any wait."""
+        from .auto_resume import find_questions, hand_over
 
         questions = await find_questions(self, memory, call)
-        if not questions:
-            return None
+        return functools.partial(hand_over, self, questions, emit) if questions else None
 
-        async def hand_over(state: RunState) -> AgentResult | None:
-            found = await extract(state, questions)
-            return None if found is None else await answer(self, state, *found, emit)
-
-        return hand_over
+    def _beneath(self, model: Model) -> Model:
+        """The model that answers whatever is asked of it, when `model` is a router."""
+        return model
 
     async def _open(self, memory: TurnSource, call: Call, options: Mapping[str, Any]) -> Turn:
         assert call.resource is not None

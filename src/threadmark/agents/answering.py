@@ -27,6 +27,7 @@ from ..models.base import (
     PartStarted,
     ResponseEnded,
 )
+from ..models.tracing import chat
 from .asking import tell_parts
 from .calls import describe_error
 from .events import (
@@ -74,6 +75,7 @@ class Answering:
         self._structurer = own
         self._mode: OutputMode = output.mode_for(own or model)
         self._failures = 0
+        self._gave_up = False
         self._held: _Held | None = None
         self._text: str | None = None  # that was found to fit
         self._json: Json = None
@@ -158,6 +160,7 @@ class Answering:
         """What is kept of an answer that does not fit. Raises `OutputError` unless that was ruled out."""
         if self.output.on_invalid == "raise":
             raise OutputError(f"the answer does not fit {self.output.sent.name!r}: {reason}")
+        self._gave_up = True
         # Not the reason: it may quote what was said.
         log.warning("no answer fitted the output %r in %d tries", self.output.sent.name, self._failures)
         if self.output.on_invalid == "warn":
@@ -167,10 +170,8 @@ class Answering:
         return replace(response, parts=(*kept, TextPart(self._text or "")))
 
     def _fall_back(self) -> None:
-        from pydantic_core import to_jsonable_python
-
         self.object, self.is_fallback = self.output.fallback, True
-        self._json = to_jsonable_python(self.output.fallback, serialize_unknown=True)
+        self._json = self.output.fallback_json
         self._text = to_json(self._json, "the fallback")
 
     async def finish(self, state: RunState) -> None:
@@ -180,6 +181,13 @@ class Answering:
             await self._structure(state, text)
         elif state.reason == "max-steps":
             self._give_up(ModelResponse(parts=()), _LAST)
+        elif self._text is None and not self._gave_up:
+            # A hook or a sub-agent ended the run; what stands there may be an answer.
+            try:
+                self.object, self._json = self.output.read(text)
+                self._text = text
+            except InvalidObjectError as error:
+                self._give_up(ModelResponse(parts=()), f"{_LAST}, and what it said does not fit: {error}")
         elif self._text is not None and text != self._text and not self.is_fallback:
             try:
                 self.object, self._json = self.output.read(text)
@@ -219,11 +227,13 @@ class Answering:
         assert model is not None
         limit = asyncio.timeout(state.plan.step_timeout)
         try:
-            async with limit:
-                if state.live is None:
-                    response = await model.request(request)
-                else:
-                    response = await self._stream(model, request, state.plan.run_id, state.live)
+            with chat(model, request, stream=state.live is not None, role="structuring") as asked:
+                async with limit:
+                    if state.live is None:
+                        response = await model.request(request)
+                    else:
+                        response = await self._stream(model, request, state.plan.run_id, state.live)
+                asked.answered(response)
         except ThreadmarkError:
             raise
         except Exception as error:
@@ -253,6 +263,7 @@ class _Held:
     def __init__(self, output: Output, emit: Emit, run_id: str) -> None:
         self._emit = emit
         self._run_id = run_id
+        self._output = output
         self._partials = Partials(output)
         self._events: list[Event] = []
         self._texts: list[str] = []
@@ -270,6 +281,7 @@ class _Held:
             self._texts.append(piece)
         elif isinstance(event, ToolInputStartEvent) and event.tool_name == ANSWER_TOOL:
             self._answers.add(event.tool_call_id)
+            self._partials = Partials(self._output)  # text beside it is no part of the answer
         elif isinstance(event, ToolInputDeltaEvent) and event.tool_call_id in self._answers:
             piece = event.args_delta
         if self._events or piece or getattr(event, "tool_call_id", None) in self._answers:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from .._errors import ModelError, ThreadmarkError
 from .._types import Part, ReasoningPart, TextPart, Usage
 from ..models.base import ModelRequest, ModelResponse
+from ..models.tracing import chat
 from ..processors.report import explain
 from .calls import describe_error
 from .opening import begin
@@ -118,17 +119,22 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
     plan, model, guards = state.plan, state.model, state.guards
     limit = asyncio.timeout(plan.step_timeout)
     try:
-        async with limit:
-            texts = guards if guards is not None and guards.filters_text else None
-            output, emit = state.output, state.live
-            whole = output is not None and output.whole(texts is not None)
-            if emit is None or state.hold != "none" or whole:
-                return await model.request(request)
-            attempt = 0
-            if output is not None:
-                emit, attempt = output.listen(state, emit), output.attempt
-            state.answer = StreamedAnswer(plan.run_id, state.step, emit, texts, attempt=attempt)
-            return await state.answer.read(model.stream(request))
+        texts = guards if guards is not None and guards.filters_text else None
+        output, emit = state.output, state.live
+        whole = output is not None and output.whole(texts is not None)
+        if emit is None or state.hold != "none" or whole:
+            with chat(model, request, step=state.step) as asked:
+                async with limit:
+                    response = await model.request(request)
+                return asked.answered(response)
+        attempt = 0
+        if output is not None:
+            emit, attempt = output.listen(state, emit), output.attempt
+        state.answer = StreamedAnswer(plan.run_id, state.step, emit, texts, attempt=attempt)
+        with chat(model, request, stream=True, step=state.step) as asked:
+            async with limit:
+                response = await state.answer.read(model.stream(request))
+            return asked.answered(response)
     except ThreadmarkError:
         raise
     except Exception as error:
@@ -152,11 +158,12 @@ def _learn(state: RunState, request: ModelRequest, response: ModelResponse) -> N
 
 def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
     """`response` as it is kept, its usage added to the run's."""
-    if response.model is None or not response.usage.requests:
+    counts = state.model.delegates  # then its usage says how many requests there were, also if none
+    if response.model is None or not (response.usage.requests or counts):
         response = replace(
             response,
             model=response.model or state.model.name,
-            usage=response.usage if response.usage.requests else response.usage + _ONE_REQUEST,
+            usage=response.usage if response.usage.requests or counts else response.usage + _ONE_REQUEST,
         )
     state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage
     return response

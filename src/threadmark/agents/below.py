@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._codec import time_to_text
-from .._errors import ConfigurationError, NotFoundError
-from .._types import Part, Run, ToolPart, Usage
-from ..memory.runs import is_waiting
+from .._errors import ApprovalError, ConfigurationError, NotFoundError, StoreError
+from .._types import Part, Run, Speaker, ToolPart, Usage
+from ..memory.runs import delegates, is_waiting
 from ..models.base import Model
 from .delegating import Delegating, folded, wrapped
 from .delegation import DelegationStart
+from .events import ErrorEvent
 from .pending import PendingCall, pending_calls
 from .request_context import RequestContext
 from .result import AgentResult
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .deciding import Decision
     from .options import TurnSource
 
+log = logging.getLogger("threadmark.agents")
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
@@ -33,6 +37,18 @@ class Folded:
     part: ToolPart
     usage: Usage
     bail: str | None
+
+
+@dataclass(slots=True)
+class Below:
+    """What one decision has done to sub-agents so far: those that are done, and why they failed.
+
+    `decided` says whether a decision has been stored in one of their runs.
+    """
+
+    known: dict[str, Folded] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
+    decided: bool = False
 
 
 def split(parts: Sequence[Part], decision: Decision) -> tuple[Decision, tuple[PendingCall, ...]]:
@@ -46,7 +62,12 @@ def split(parts: Sequence[Part], decision: Decision) -> tuple[Decision, tuple[Pe
             nested.append(target)
             continue
         found = [] if isinstance(target, PendingCall) else [c for c in inner if c.tool_call_id == target]
-        if isinstance(target, str) and target not in own and found:
+        if len(found) > 1 or (found and target in own):
+            # Providers count ids for each agent anew, so one may stand for several calls of the tree.
+            raise ApprovalError(
+                f"several calls of the run have the id {target!r}; decide with the PendingCall"
+            )
+        if found:
             nested.append(found[0])
         else:
             mine.append(target)
@@ -58,33 +79,95 @@ def split(parts: Sequence[Part], decision: Decision) -> tuple[Decision, tuple[Pe
 
 
 async def decide_below(
-    state: RunState, target: PendingCall, decision: Decision, options: Mapping[str, Any]
+    state: RunState, target: PendingCall, decision: Decision, options: Mapping[str, Any], below: Below
 ) -> None:
     """Make the decision where the sub-agent's run waits, and go on with that run."""
-    from .deciding import decide
-
     call = _delegation(state, target)
-    assert call.pause is not None
-    agent, source, run_id = _below(state, call)
     given: RequestContext | None = options.get("request_context")
     speaker = None if given is None else given.speaker
     entries = {} if given is None else {name: given[name] for name in given}
     inner = replace(target, path=target.path[1:], via=target.via[1:])
-    emit = wrapped(state.emit, _context(state, call))
-    result = await decide(
-        agent,
-        run_id,
-        replace(decision, targets=(inner,)),
-        {
-            "resource": call.pause["resource"],
-            "request_context": RequestContext(speaker=speaker, **entries),
-            "memory": source,
-            "model": None if agent._model is not None else _model_below(state),
-        },
-        emit,
+    limits = {name: options.get(name) for name in ("timeout", "step_timeout")}
+    context = RequestContext(speaker=speaker, **entries)
+    await _decide(
+        state, call, replace(decision, targets=(inner,)), {**limits, "request_context": context}, below
     )
+
+
+async def _decide(
+    state: RunState, call: ToolPart, decision: Decision, options: Mapping[str, Any], below: Below
+) -> None:
+    """Go on with a sub-agent's run. That it fails then is for the lead's model, and kept in `below`."""
+    from .deciding import decide
+
+    assert call.pause is not None
+    agent, source, run_id = await _below(state, call)
+    emit = wrapped(state.emit, _context(state, call))
+    known = {
+        "resource": call.pause["resource"],
+        "memory": source,
+        "model": None if agent._model is not None else _model_below(state),
+        "context": await _delegating(state).shown(_start(state, call)),
+    }
+    try:
+        result = await decide(agent, run_id, decision, {**options, **known}, emit)
+    except Exception as error:
+        if getattr(error, "result", None) is None or isinstance(error, StoreError):
+            raise  # nothing was decided, or what came of it is not stored
+        below.errors[run_id] = error
+        if emit is not None:
+            emit(ErrorEvent(run_id=run_id, name=type(error).__name__, message=str(error)))
+        return
     if emit is not None:
         emit(last_event(run_id, result))
+
+
+async def decline_below(state: RunState, decision: Decision, by: str | None) -> None:
+    """End the sub-agents' runs of delegating calls that were declined as a whole."""
+    if decision.kind != "decline":
+        return
+    assert state.turn is not None
+    assert state.turn.asked is not None
+    declined = {
+        part.tool_call_id for part in state.parts if isinstance(part, ToolPart) and part.state == "denied"
+    }
+    for call in state.turn.asked.parts:
+        if isinstance(call, ToolPart) and call.tool_call_id in declined and delegates(call):
+            await _cancel(state, call, decision.reason or "the delegation was declined", by)
+
+
+async def leave_below(state: RunState, reason: str) -> None:
+    """End the runs of sub-agents that wait for a lead which is over, and so could never be settled."""
+    for call in list(state.parts):
+        if isinstance(call, ToolPart) and delegates(call):
+            try:
+                await _cancel(state, call, reason, None)
+            except Exception as error:
+                log.warning(
+                    "could not end the run of a sub-agent, run %r: %s",
+                    state.plan.run_id,
+                    type(error).__name__,
+                )
+
+
+async def _cancel(state: RunState, call: ToolPart, reason: str, by: str | None) -> None:
+    agent, source, run_id = await _below(state, call)
+    speaker = None if by is None else Speaker(id=by)
+    resource = str((call.pause or {})["resource"])
+    try:
+        await agent.runs.cancel(
+            run_id,
+            resource=resource,
+            reason=reason,
+            request_context=RequestContext(resource=resource, speaker=speaker),
+            memory=source,
+        )
+    except NotFoundError:
+        return
+    except ApprovalError:
+        run = await source.open_runs.get(resource, run_id)
+        if run is not None and run.status == "running":
+            raise  # somebody decides it at this moment
 
 
 def _model_below(state: RunState) -> Model:
@@ -94,16 +177,14 @@ def _model_below(state: RunState) -> Model:
     return model
 
 
-async def fold(state: RunState, known: dict[str, Folded]) -> list[Part]:
+async def fold(state: RunState, below: Below) -> list[Part]:
     """The answer's parts with what became of sub-agents that waited."""
-    parts = list(state.parts)
+    parts, known = list(state.parts), below.known
     for index, part in enumerate(parts):
-        if not isinstance(part, ToolPart) or not is_waiting(part):
-            continue
-        if part.pause is None or part.pause["kind"] != "delegation":
+        if not isinstance(part, ToolPart) or not delegates(part):
             continue
         if part.tool_call_id not in known:
-            made = await _outcome(state, part)
+            made = await _outcome(state, part, below)
             if isinstance(made, ToolPart):
                 parts[index] = made
                 continue
@@ -115,11 +196,11 @@ async def fold(state: RunState, known: dict[str, Folded]) -> list[Part]:
     return parts
 
 
-async def _outcome(state: RunState, call: ToolPart) -> Folded | ToolPart:
+async def _outcome(state: RunState, call: ToolPart, below: Below) -> Folded | ToolPart:
     """What became of a sub-agent's run; the call as it waits on if that waits."""
     assert call.pause is not None
     assert state.turn is not None
-    agent, source, run_id = _below(state, call)
+    agent, source, run_id = await _below(state, call)
     owner = str(call.pause["resource"])
     runs = source.open_runs
     run = await runs.get(owner, run_id)
@@ -128,6 +209,8 @@ async def _outcome(state: RunState, call: ToolPart) -> Folded | ToolPart:
     at = time_to_text(state.turn.now())
     delegating = _delegating(state)
     start = _start(state, call)
+    from .deciding import Decision
+
     if run is None:
         error = RuntimeError("the sub-agent's run is not there any more")
         failure = await delegating.failure(start, agent, error)
@@ -135,13 +218,16 @@ async def _outcome(state: RunState, call: ToolPart) -> Folded | ToolPart:
     if run.status == "running":
         return call
     if run.status == "suspended" and not await _waits(source, owner, run):
-        run = await _go_on(state, call, agent, source, run)
+        await _decide(state, call, Decision(kind="answer"), {}, below)
+        run = await runs.get(owner, run_id) or run
     if run.status == "suspended":
         asked = (await runs.parts(owner, [run])).get(run.id, ())
         pending = [inner.to_dict() for inner in pending_calls(asked)]
         return replace(call, pause={**call.pause, "pending": pending})
     before = state.usage
     try:
+        if run_id in below.errors:
+            raise await delegating.failure(start, agent, below.errors[run_id])
         text = await delegating.finish(start, await _result(source, owner, run))
         made = folded(call, text, None, at)
     except ToolFailure as failure:
@@ -154,22 +240,6 @@ async def _outcome(state: RunState, call: ToolPart) -> Folded | ToolPart:
 async def _waits(source: TurnSource, owner: str, run: Run) -> bool:
     asked = (await source.open_runs.parts(owner, [run])).get(run.id, ())
     return bool(pending_calls(asked))
-
-
-async def _go_on(state: RunState, call: ToolPart, agent: Agent, source: TurnSource, run: Run) -> Run:
-    """Go on with a sub-agent's run whose process had died, and that waits for nobody."""
-    from .deciding import Decision, decide
-
-    owner = str((call.pause or {})["resource"])
-    emit = wrapped(state.emit, _context(state, call))
-    model = None if agent._model is not None else _model_below(state)
-    options = {"resource": owner, "memory": source, "model": model}
-    result = await decide(agent, run.id, Decision(kind="answer"), options, emit)
-    if emit is not None:
-        emit(last_event(run.id, result))
-    found = await source.open_runs.get(owner, run.id)
-    assert found is not None
-    return found
 
 
 async def _result(source: TurnSource, owner: str, run: Run) -> AgentResult:
@@ -199,7 +269,7 @@ def _delegation(state: RunState, target: PendingCall) -> ToolPart:
     raise NotFoundError(f"run {state.plan.run_id!r} has no pending call {target.tool_call_id!r}")
 
 
-def _below(state: RunState, call: ToolPart) -> tuple[Agent, TurnSource, str]:
+async def _below(state: RunState, call: ToolPart) -> tuple[Agent, TurnSource, str]:
     """The sub-agent of a delegating call, the memory that its run is in, and the run's id."""
     pause = call.pause or {}
     delegating = state.plan.delegating
@@ -209,9 +279,54 @@ def _below(state: RunState, call: ToolPart) -> tuple[Agent, TurnSource, str]:
             f"agent {state.plan.agent!r} has no sub-agent {key!r} any more; the call stays pending"
         )
     agent = delegating.team.agents[key]
-    source: Any = agent._memory if hasattr(agent._memory, "open_turn") else delegating.source
-    assert source is not None
+    source = await source_below(
+        agent, delegating.source, state.plan.request_context, str(pause["resource"]), str(pause["run"])
+    )
     return agent, source, str(pause["run"])
+
+
+async def source_below(
+    agent: Agent, inherited: TurnSource | None, context: RequestContext, owner: str, run_id: str
+) -> TurnSource:
+    """The memory of a sub-agent's run: its own, as it chooses it for the lead's context, or the lead's."""
+    from .deciding import memories
+
+    own: Any = agent._memory
+    if own is None or hasattr(own, "open_turn"):
+        found = inherited if own is None else own
+        assert found is not None
+        return found
+    first = inherited
+    options = {"request_context": RequestContext(**{name: context[name] for name in context})}
+    async for memory in memories(agent, options):
+        if await memory.open_runs.get(owner, run_id) is not None:
+            return memory
+        first = memory if first is inherited else first
+    assert first is not None
+    return first
+
+
+async def pending_now(
+    agent: Agent, source: TurnSource, context: RequestContext, parts: Sequence[Part]
+) -> tuple[PendingCall, ...]:
+    """What the calls of an answer wait for; those of sub-agents as their own runs have them."""
+    current: list[Part] = []
+    for part in parts:
+        if isinstance(part, ToolPart) and delegates(part):
+            pause = dict(part.pause or {})
+            below = agent._team.agents.get(str(pause["agent"]))
+            if below is not None:
+                owner, run_id = str(pause["resource"]), str(pause["run"])
+                memory = await source_below(below, source, context, owner, run_id)
+                run = await memory.open_runs.get(owner, run_id)
+                inner: tuple[PendingCall, ...] = ()
+                if run is not None and run.status == "suspended" and not memory.open_runs.has_lapsed(run):
+                    asked = (await memory.open_runs.parts(owner, [run])).get(run_id, ())
+                    inner = await pending_now(below, memory, context, asked)
+                pause["pending"] = [call.to_dict() for call in inner]
+                part = replace(part, pause=pause)
+        current.append(part)
+    return pending_calls(current)
 
 
 def _start(state: RunState, call: ToolPart) -> DelegationStart:

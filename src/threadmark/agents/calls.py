@@ -12,10 +12,12 @@ from typing import Any
 from .._codec import to_json
 from .._errors import ValidationError
 from .._sync import in_thread
+from .._tracing import Span
 from .._types import Json, ToolPart
 from ..memory.context.render import interrupted
 from .hooks import Hooks, around, for_model
 from .tools import InvalidArgumentsError, SuspendSignal, Tool, ToolContext, ToolFailure, ToolSet
+from .tracing import refused, tell_outcome, tool_span
 
 MAX_ERROR_CHARACTERS = 2000
 """How much of an error a model is told."""
@@ -47,7 +49,7 @@ async def run_calls(
             settled(index, _outcome(calls[index], task, stopped=False))
             reported += 1
     except asyncio.CancelledError:
-        await _stop([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
+        await stop_tasks([task for task in tasks if isinstance(task, asyncio.Task) and not task.done()])
         for index in range(reported, len(calls)):
             settled(index, _outcome(calls[index], tasks[index], stopped=True))
         raise
@@ -90,14 +92,20 @@ def _start(
     if tool is None:
         names = ", ".join(tools.tools)
         known = f"Available tools: {names}." if names else "No tools are available."
+        refused(call, None, "unknown_tool")
         return _failed(call, f"Unknown tool {call.tool_name[:100]!r}. {known}")
     if isinstance(call.args, str) and call.args.strip():
+        refused(call, tool, "invalid_arguments")
         return _failed(call, "Invalid arguments: not valid JSON")
     checked = check_arguments(call, tool)
     if isinstance(checked, ToolPart):
+        refused(call, tool, "invalid_arguments")
         return checked
     positional, named = checked
-    told = context(call) if tool.takes_context or hooks is not None else None
+    try:
+        told = context(call) if tool.takes_context or hooks is not None else None
+    except Exception as error:  # an answer that was given to an earlier version of the tool
+        return _failed(call, describe_error(error))
     if tool.takes_context:
         positional.insert(0, told)
 
@@ -130,19 +138,34 @@ def check_arguments(call: ToolPart, tool: Tool) -> tuple[list[Any], dict[str, An
 
 
 async def _run(call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> ToolPart:
+    with tool_span(call, tool) as span:
+        outcome = await _carry_out(call, tool, args, kwargs, span)
+        tell_outcome(span, outcome)
+        return outcome
+
+
+async def _carry_out(
+    call: ToolPart, tool: Tool, args: list[Any], kwargs: dict[str, Any], span: Span
+) -> ToolPart:
     try:
         value = await _within(tool.timeout, _invoke(tool, args, kwargs))
     except _TooLongError:
+        span.fail("timeout")
         return _failed(call, f"Timed out after {tool.timeout:g} seconds.")
     except SuspendSignal as signal:
         if signal.pause is not None:
-            return dataclasses.replace(call, pause=signal.pause)
+            return dataclasses.replace(call, pause={**signal.pause, **_approval(call)})
         return _suspended(call, tool, signal.payload)
     except ToolFailure as failure:
+        span.fail(failure.__cause__ or failure)
         return _failed(call, str(failure))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
+        span.fail(error)
         return _failed(call, describe_error(error))
-    return _with_output(call, value)
+    outcome = _with_output(call, value)
+    if outcome.state == "error":
+        span.fail("invalid_output")
+    return outcome
 
 
 def _with_output(call: ToolPart, value: Any) -> ToolPart:
@@ -164,11 +187,11 @@ async def _within(seconds: float | None, work: Coroutine[Any, Any, Any]) -> Any:
     try:
         await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError:
-        await _stop([task])
+        await stop_tasks([task])
         raise
     if task.done():
         return task.result()
-    await _stop([task])
+    await stop_tasks([task])
     raise _TooLongError
 
 
@@ -202,10 +225,14 @@ def _suspended(call: ToolPart, tool: Tool, payload: Any) -> ToolPart:
         return _failed(call, f"The tool suspended with a payload that is not JSON. {error}")
     if tool.resume_schema is not None:
         pause["schema"] = dict(tool.resume_schema.schema)
+    return dataclasses.replace(call, pause={**pause, **_approval(call)})
+
+
+def _approval(call: ToolPart) -> dict[str, Json]:
+    """Who approved a call that waits again, for its new `pause`."""
     before = dict(call.pause or {})
-    if approval := before if before.get("kind") == "approval" else before.get("approval"):
-        pause["approval"] = approval
-    return dataclasses.replace(call, pause=pause)
+    approval = before if before.get("kind") == "approval" else before.get("approval")
+    return {"approval": approval} if approval else {}
 
 
 def _failed(call: ToolPart, error: str) -> ToolPart:
@@ -217,7 +244,7 @@ def _failed(call: ToolPart, error: str) -> ToolPart:
 _left_behind: set[asyncio.Task[Any]] = set()
 
 
-async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
+async def stop_tasks(tasks: list[asyncio.Task[Any]]) -> None:
     """Cancel `tasks` and wait for them, but not for long, even if cancelled again meanwhile."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + GRACE

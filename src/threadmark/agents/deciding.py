@@ -6,6 +6,7 @@ find the call decided. With the last decision the run is claimed in the same wri
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,19 +21,22 @@ from .._errors import (
     ValidationError,
 )
 from .._ids import check_id
+from .._tracing import Span
 from .._types import Json, Message, Part, Run, ToolPart, Usage
-from ..memory.runs import EXPIRED, decided, digest_of, is_waiting
-from .below import Folded, decide_below, fold, split
+from ..memory.runs import EXPIRED, decided, digest_of, is_as_stored, is_waiting, seals_of
+from ..memory.thread_spec import ThreadSpec
+from .below import Below, decide_below, decline_below, fold, split
 from .calls import as_json, check_arguments
 from .events import Emit
 from .loop import execute
-from .options import TurnSource
+from .options import TurnSource, check_seconds
 from .pending import PendingCall, pending_calls
-from .records import restored_call, restored_context
+from .records import is_network, restored_call, restored_context
 from .request_context import RequestContext
 from .result import AgentResult
-from .settle import settle
+from .settle import finish
 from .state import RunState
+from .tracing import origin_of, traced_run
 from .waiting import tell_pending
 
 if TYPE_CHECKING:
@@ -77,38 +81,72 @@ async def decide(
 
     `said` are new messages that come with the decision, accepted by processors; `usage` is added.
     """
+
+    async def work(span: Span) -> AgentResult:
+        return await _decide(agent, run_id, decision, options, emit, said, usage, span)
+
+    return await traced_run(agent.name, agent.description, run_id, work)
+
+
+async def _decide(
+    agent: Agent,
+    run_id: str,
+    decision: Decision,
+    options: Mapping[str, Any],
+    emit: Emit | None,
+    said: Sequence[Message],
+    usage: Usage | None,
+    span: Span,
+) -> AgentResult:
     check_id("run", run_id)
     given: RequestContext | None = options.get("request_context")
     owner = owner_of(options.get("resource"), given)
-    below: dict[str, Folded] = {}
-    decided_below = False
+    by = None if given is None or given.speaker is None else given.speaker.id
+    clock = asyncio.get_running_loop().time
+    timeout = check_seconds("timeout", options.get("timeout"))
+    ends = None if timeout is None else clock() + timeout
+    below = Below()
+    nested: list[PendingCall] | None = None
     for attempt in range(ATTEMPTS):
+        if ends is not None:
+            options = {**options, "timeout": max(ends - clock(), 0.001)}
         memory, run = await find_run(agent, run_id, owner, options)
+        if attempt == 0:
+            span.link(origin_of(run.state))
         try:
             run = await check_open(memory, owner, run)
+            _check_kind(agent, run)
             context = restored_context(run, owner, given)
             memory = await _memory_of(agent, memory, owner, run, context, options)
             state = await agent._prepare(restored_call(run, owner, context, memory, options), emit)
             assert isinstance(state, RunState)
             _restore(state, run)
-            by = None if given is None or given.speaker is None else given.speaker.id
-            if not decided_below:
-                decision, nested = split(state.parts, decision)
-                decided_below = bool(nested)
-                for target in nested:
-                    await decide_below(state, target, decision, options)
-                if nested:
-                    continue  # what this run was has changed below
+            if not is_as_stored(run, state.parts):
+                await _check_latest(memory, owner, run)
+            if nested is None:
+                decision, targets = split(state.parts, decision)
+                if targets and decision.targets:
+                    _apply(state, run, decision, by)  # before anything is spent
+                nested = list(targets)
+            if nested:
+                while nested:
+                    await decide_below(state, nested[0], decision, options, below)
+                    del nested[0]
+                    below.decided = True
+                continue  # what this run was has changed below
             state.parts = await fold(state, below)
-            if decision.targets or not decided_below:
+            if decision.targets or not below.decided:
                 state.parts = _apply(state, run, decision, by)
+                await decline_below(state, decision, by)
             state.usage += usage or Usage()
-            return await _store(state, said)
+            stored = await _hold(state, said)
         except ApprovalError:
             raise
         except ConflictError:
             if attempt == ATTEMPTS - 1:
                 raise
+            continue
+        return await _go_on(state, stored)
     raise AssertionError("unreachable: the loop returns or raises")
 
 
@@ -120,13 +158,19 @@ def owner_of(resource: str | None, context: RequestContext | None) -> str:
     return check_id("resource", owner)
 
 
+def thread_of(context: RequestContext | None) -> str | None:
+    """The thread that the request is for, if the server has verified one."""
+    return None if context is None or context.thread is None else ThreadSpec.of(context.thread).id
+
+
 async def find_run(
     agent: Agent, run_id: str, owner: str, options: Mapping[str, Any]
 ) -> tuple[TurnSource, Run]:
     """The run, and a memory that it is in. Raises `NotFoundError`."""
+    thread = thread_of(options.get("request_context"))
     async for memory in memories(agent, options):
         run = await memory.open_runs.get(owner, run_id)
-        if run is not None and run.agent == agent.name:
+        if run is not None and run.agent == agent.name and thread in (None, run.thread_id):
             return memory, run
     raise NotFoundError(f"agent {agent.name!r} has no run {run_id!r} for this resource")
 
@@ -169,6 +213,19 @@ async def _memory_of(
     return found if there is None else chosen
 
 
+def _check_kind(agent: Agent, run: Run) -> None:
+    """Raise `ConfigurationError` if the run is not of the kind that the call goes on with."""
+    if is_network(run) and not agent.is_network:
+        raise ConfigurationError(
+            f"run {run.id!r} is of a network: go on with it by approve_network_tool_call, "
+            "decline_network_tool_call or resume_network; it still waits"
+        )
+    if agent.is_network and not is_network(run):
+        raise ConfigurationError(
+            f"run {run.id!r} is not of a network: go on with it by approve, decline or resume; it still waits"
+        )
+
+
 async def check_open(memory: TurnSource, owner: str, run: Run) -> Run:
     """The run if it waits; one whose process died or whose time is up is brought to its end first."""
     if memory.open_runs.has_lapsed(run):
@@ -180,6 +237,17 @@ async def check_open(memory: TurnSource, owner: str, run: Run) -> Run:
     if run.status != "suspended":
         raise ApprovalError(f"run {run.id!r} is over ({run.status}); nothing waits in it")
     return run
+
+
+async def _check_latest(memory: TurnSource, owner: str, run: Run) -> None:
+    """Of a run whose message is not as it stored it: `ConflictError` if the run has changed, too."""
+    latest = await memory.open_runs.get(owner, run.id)
+    if latest is None or latest.version != run.version:
+        raise ConflictError(f"run {run.id!r} was changed by somebody else")
+    raise ApprovalError(
+        f"calls of run {run.id!r} were changed in their message: their arguments or decisions are not those "
+        "that were shown. Cancel the run with agent.runs.cancel(...)"
+    )
 
 
 def _restore(state: RunState, run: Run) -> None:
@@ -207,11 +275,14 @@ def _apply(state: RunState, run: Run, decision: Decision, by: str | None) -> lis
         call = parts[index]
         assert isinstance(call, ToolPart)
         pause = call.pause or {}
-        announced = (run.state or {}).get("pending", {}).get(call.tool_call_id)
-        digest = digest_of(call.tool_name, call.args)
-        if announced != digest or (isinstance(target, PendingCall) and target.digest != digest):
+        if isinstance(target, PendingCall) and target.digest != digest_of(call.tool_name, call.args):
             raise ApprovalError(
                 f"the arguments of call {call.tool_call_id!r} are not those that were shown; look at it again"
+            )
+        if pause.get("kind") == "delegation" and decision.kind != "decline":
+            raise ApprovalError(
+                f"call {call.tool_call_id!r} waits for calls of a sub-agent: decide on those (`pending` has "
+                "them), or decline this one"
             )
         if decision.kind == "decline":
             parts[index] = replace(
@@ -296,27 +367,33 @@ def _find(parts: Sequence[Part], target: str | PendingCall, run: Run) -> int:
 # -- storing and going on ----------------------------------------------------------------------------
 
 
-async def _store(state: RunState, said: Sequence[Message]) -> AgentResult:
-    """Write the decision; go on if it was the last one."""
+async def _hold(state: RunState, said: Sequence[Message]) -> tuple[Message, ...]:
+    """Write the decision, and claim the run with it if it was the last one. Returns what is stored."""
+    turn = state.turn
+    assert turn is not None
+    state.record = {**state.record, "calls": seals_of(state.parts)}
+    status: Literal["suspended", "running"] = "suspended" if state.is_paused else "running"
+    task, cancelled = await finish(turn.hold([state.message(), *said], status, state.record, state.usage))
+    if cancelled is not None:
+        if status == "running" and not task.cancelled() and task.exception() is None:
+            # The run is claimed, so it has to be ended here: nobody else would for as long as a lease lasts.
+            state.stop, state.base = cancelled, list(state.parts)
+            await execute(state)
+        raise cancelled
+    return tuple(task.result().messages)
+
+
+async def _go_on(state: RunState, stored: tuple[Message, ...]) -> AgentResult:
+    """Go on with a run whose decision is stored, if that was the last one."""
     turn, plan = state.turn, state.plan
     assert turn is not None
     assert turn.asked is not None
     before = {part.tool_call_id: part for part in turn.asked.parts if isinstance(part, ToolPart)}
-    waits = state.is_paused
-    record = dict(state.record)
-    record["pending"] = {
-        id_: digest
-        for id_, digest in record.get("pending", {}).items()
-        if any(isinstance(p, ToolPart) and p.tool_call_id == id_ and is_waiting(p) for p in state.parts)
-    }
-    state.record = record
-    status: Literal["suspended", "running"] = "suspended" if waits else "running"
-    receipt = await settle(turn.hold([state.message(), *said], status, record, state.usage))
-    turn.said = receipt.messages[1:]
+    turn.said = stored[1:]
     for part in state.parts:
         if isinstance(part, ToolPart) and part.state != "call" and before[part.tool_call_id] != part:
             state.tell_now(part)
-    if not waits:
+    if not state.is_paused:
         state.base = list(state.parts)
         return await execute(state)
     if state.emit is not None:
@@ -325,8 +402,8 @@ async def _store(state: RunState, said: Sequence[Message]) -> AgentResult:
         run_id=plan.run_id,
         agent=plan.agent,
         finish_reason="suspended",
-        message=receipt.messages[0],
-        messages=(*turn.said, receipt.messages[0]),
+        message=stored[0],
+        messages=(*turn.said, stored[0]),
         usage=state.usage,
         thread_id=turn.thread_id,
         resource_id=turn.resource_id,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, ValidationError
 from .._ids import check_choice, check_count
 from .._types import Message, Usage
 
@@ -52,6 +52,18 @@ class DelegationChange:
     max_steps: int | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises `ValidationError` for what cannot be; resource, thread and speaker cannot be chosen."""
+        for name in ("reject", "prompt", "instructions"):
+            _check_text(name, getattr(self, name))
+        if self.max_steps is not None:
+            check_count("max_steps", self.max_steps, least=1)
+        if not isinstance(self.context, Mapping) or not all(isinstance(key, str) for key in self.context):
+            raise ValidationError("context must be a mapping of names to values")
+        for name in ("resource", "thread", "speaker"):
+            if name in self.context:
+                raise ValidationError(f"context cannot set {name!r}: whose memory a sub-agent uses is fixed")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DelegationEnd:
@@ -87,6 +99,16 @@ class DelegationResult:
     text: str | None = None
     feedback: str | None = None
     bail: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `ValidationError` for what is no text."""
+        for name in ("text", "feedback"):
+            _check_text(name, getattr(self, name))
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ValidationError(f"{name} must be text, not {type(value).__name__}")
 
 
 OnStart: TypeAlias = Callable[[DelegationStart], DelegationChange | Awaitable[DelegationChange | None] | None]

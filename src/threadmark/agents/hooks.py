@@ -183,7 +183,9 @@ async def prepare(state: RunState) -> None:
     if changes.model is not None:
         from ..models import infer_model
 
-        state.model = infer_model(changes.model)
+        made = infer_model(changes.model)
+        router = getattr(plan.model, "with_model", None)
+        state.model = made if router is None else router(made)
     if changes.tools is not None:
         state.tools = state.offered = _chosen(plan.tools, changes.tools)
     if changes.instructions is not None:

@@ -19,6 +19,7 @@ from .._types import Message, StepPart, TextPart, ToolPart
 from ..processors.base import Tripwire
 from .answering import AskAgainError
 from .asking import ask, tell_parts
+from .below import leave_below
 from .ending import commit, make_result, retract, suspend, wind_up, withhold
 from .events import StartEvent, StepFinishEvent, StepStartEvent
 from .hooks import judge_step, prepare
@@ -28,7 +29,7 @@ from .opening import accept, go_on, reopen
 from .plan import TimeUpError
 from .replay import tell_answer
 from .result import AgentResult, answer_reason
-from .settle import settle
+from .settle import finish, settle
 from .state import RunState
 from .streaming import StreamedAnswer
 from .titles import tell_title
@@ -69,6 +70,10 @@ async def _execute(state: RunState) -> AgentResult:
     finally:
         stop_heartbeat(state)
     saved: Sequence[Message] = ()
+    if state.reason != "suspended" and state.is_paused:
+        # Sub-agents that wait for a person would wait for a lead that is over.
+        _, again = await finish(leave_below(state, f"the run that delegated to it ended: {state.reason}"))
+        cancelled = cancelled or again
     if state.reason == "suspended":
         saved, unsaved, late = await suspend(state)
     elif state.resumed and (state.tripwire is not None or isinstance(failure, ProcessorError)):
@@ -96,6 +101,9 @@ async def _execute(state: RunState) -> AgentResult:
 
 async def _work(state: RunState) -> None:
     plan = state.plan
+    if state.stop is not None:
+        state.accepted = state.begun = True
+        raise state.stop
     if not state.resumed and plan.hand_over is None:
         _tell_start(state)
     limit = asyncio.timeout_at(plan.deadline)

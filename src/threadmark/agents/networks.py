@@ -34,8 +34,8 @@ class Networks:
         from .network.network import NetworkAgent, check_options
         from .network.stream import NetworkStream
 
-        setup, rest = check_options(options)
-        agent, call = NetworkAgent(self._router, setup), check_call(prompt, rest)
+        given, rest = check_options(options)
+        agent, call = NetworkAgent(self._router, given), check_call(prompt, rest)
         return NetworkStream(
             agent, AgentStream(lambda emit: agent._answer(call, emit), call.run_id, agent.name)
         )
@@ -56,8 +56,8 @@ class Networks:
     ) -> NetworkStream:
         """Approve what a network waits for, and go on; the one pending call, unless told which.
 
-        `options` are those of `network` and of `approve`; the network's own are not stored, so functions
-        have to be given again.
+        `options` are those of `approve`, and the network's own (`instructions`, `checks`, ...) instead of
+        those that the run had. Functions cannot be stored: a run that had `checks` needs them given again.
         """
         return self._go_on("approve", tool_call_id, run_id, {"args": args}, options)
 
@@ -106,10 +106,10 @@ class Networks:
         arguments: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> NetworkStream:
-        from .network.network import OWN, NetworkAgent, Setup
+        from .network.network import OWN, NetworkAgent
         from .network.stream import NetworkStream
 
-        agent = NetworkAgent(self._router, Setup.of(options))
+        agent = NetworkAgent(self._router, {name: value for name, value in options.items() if name in OWN})
         rest = {name: value for name, value in options.items() if name not in OWN}
         return NetworkStream(agent, agent.go_on_stream(what, calls, run_id, arguments, rest))
 

@@ -24,7 +24,7 @@ async def accept(state: RunState) -> None:
         await turn.prepare(state.plan.model.name)
         if await turn.refresh(state.plan.model):
             state.input = turn.input
-    _make_prompt(state)
+    make_prompt(state)
 
 
 async def reopen(state: RunState) -> None:
@@ -32,7 +32,7 @@ async def reopen(state: RunState) -> None:
     state.accepted = state.begun = True
     if state.turn is not None:
         await state.turn.prepare(state.plan.model.name)
-    _make_prompt(state)
+    make_prompt(state)
     state.seen = (*state.prompt.messages, state.message())
     start_heartbeat(state)
 
@@ -49,10 +49,10 @@ async def go_on(state: RunState) -> None:
     await turn.prepare(state.plan.model.name)
     state.earlier = (state.message(),)
     state.message_id, state.parts, state.metadata = new_id(), [], {}
-    _make_prompt(state)
+    make_prompt(state)
 
 
-def _make_prompt(state: RunState) -> None:
+def make_prompt(state: RunState) -> None:
     state.prompt = state.plan.prompt(state.input)
     state.report = state.prompt.report
 

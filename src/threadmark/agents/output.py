@@ -6,13 +6,14 @@ schema as a mapping. Models want an object at the top, so any other value travel
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from .._codec import to_json
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, ValidationError
 from .._ids import check_choice, check_count
 from .._types import DataPart, Json, Message, TextPart, ToolPart
 from ..memory.context.render import escape
@@ -24,6 +25,8 @@ from ..models.base import (
     ResponsePart,
     ToolDefinition,
 )
+from .json_schema import as_value, at_top, check_references
+from .json_text import beginning, read_json
 
 if TYPE_CHECKING:
     from ..models import ModelLike
@@ -93,12 +96,56 @@ class Output:
             raise ConfigurationError("a fallback is used with on_invalid='fallback' only")
         if self.instructions and self.model is None:
             raise ConfigurationError("instructions of an output are for its own model; give it model=...")
+        if self.schema is None or inspect.isroutine(self.schema):
+            raise ConfigurationError(
+                f"the schema of an output is a type or a JSON schema, not {self.schema!r}"
+            )
+        if isinstance(self.schema, Mapping):
+            _ = self._validator
         _ = self.sent  # describing the schema shows what is wrong with it
+        if self.on_invalid == "fallback":
+            try:
+                _ = self.fallback_json
+            except ValidationError as error:
+                raise ConfigurationError(f"a fallback must be JSON in some form: {error}") from None
 
     @classmethod
     def of(cls, output: Any) -> Output:
         """An output from one, or from a schema."""
         return output if isinstance(output, cls) else cls(output)
+
+    @cached_property
+    def fallback_json(self) -> Json:
+        """The fallback as it is stored and told."""
+        from pydantic_core import to_jsonable_python
+
+        plain: Json = to_jsonable_python(self.fallback, serialize_unknown=True)
+        to_json(plain, "the fallback")
+        return plain
+
+    def to_json(self) -> dict[str, Json]:
+        """As it is stored with a run that waits: the schema, and what else JSON can hold."""
+        known: dict[str, Json] = {
+            "schema": self.json_schema,
+            "name": self.sent.name,
+            "mode": self.mode,
+            "retries": self.retries,
+            "on_invalid": self.on_invalid,
+            "instructions": self.instructions,
+        }
+        if self.on_invalid == "fallback":
+            known["fallback"] = self.fallback_json
+        if isinstance(self.model, str):
+            known["model"] = self.model
+        return known
+
+    @classmethod
+    def from_json(cls, known: Mapping[str, Any]) -> Output:
+        """The output of `to_json`; its object is plain JSON. Without the model it had, the run's gives it."""
+        values = dict(known)
+        if "model" not in values:
+            values["instructions"] = ""
+        return cls(values.pop("schema"), **values)
 
     # -- describing ----------------------------------------------------------------------------------
 
@@ -111,28 +158,24 @@ class Output:
 
         try:
             schema: dict[str, Json] = self._adapter.json_schema()
-        except pydantic.errors.PydanticInvalidForJsonSchema as error:
+        except (pydantic.errors.PydanticInvalidForJsonSchema, pydantic.PydanticUserError) as error:
             raise self._undescribable(error) from None
         return schema
 
     @cached_property
     def _is_wrapped(self) -> bool:
-        schema = _at_top(self.json_schema)
+        schema = at_top(self.json_schema)
         return schema.get("type") != "object"
 
     @cached_property
     def sent(self) -> OutputSchema:
         """The schema as the model gets it: an object at the top."""
-        schema = _at_top(self.json_schema)
+        schema = at_top(self.json_schema)
         title = schema.get("title")
         named = (self.name, title, getattr(self.schema, "__name__", None))
         name = next((item for item in named if item and isinstance(item, str)), "")
         if self._is_wrapped:
-            schema = dict(schema)
-            definitions = schema.pop("$defs", None)
-            schema = {"type": "object", "properties": {"value": schema}, "required": ["value"]}
-            if definitions:
-                schema["$defs"] = definitions
+            schema = as_value(schema)
         description = schema.get("description")
         return OutputSchema(
             name=_identifier(name) or "answer",
@@ -157,10 +200,8 @@ class Output:
 
     def read(self, text: str) -> tuple[Any, Json]:
         """The object that `text` holds, and its JSON. Raises `InvalidObjectError`."""
-        from pydantic_core import from_json
-
         try:
-            value = from_json(json_text(text))
+            value = read_json(text)
         except ValueError as error:
             raise InvalidObjectError(f"the answer is not JSON: {error}") from None
         return self.check(self._unwrapped(value))
@@ -170,31 +211,47 @@ class Output:
         if isinstance(self.schema, Mapping):
             return self._check_json(value), value
         import pydantic
-        from pydantic_core import to_jsonable_python
+        from pydantic_core import from_json
+
+        from .calls import describe_error
 
         try:
             # As JSON, so that what JSON cannot hold (dates, tuples) is read from how JSON writes it.
             made = self._adapter.validate_json(to_json(value, "the answer"))
+            return made, from_json(self._adapter.dump_json(made, by_alias=True))
         except pydantic.ValidationError as error:
             problems = [
                 f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}"
                 for item in error.errors(include_url=False, include_context=False, include_input=False)
             ]
             raise InvalidObjectError("; ".join(problems[:10])) from None
-        dumped = self._adapter.dump_python(made, mode="json", by_alias=True)
-        return made, to_jsonable_python(dumped)
+        except Exception as error:  # of a validator of the application's
+            raise InvalidObjectError(describe_error(error)) from error
 
     def _check_json(self, value: Json) -> Json:
+        problems = sorted(self._validator.iter_errors(value), key=str)
+        if problems:
+            raise InvalidObjectError("; ".join([f"{e.json_path}: {e.message[:500]}" for e in problems[:10]]))
+        return value
+
+    @cached_property
+    def _validator(self) -> Any:
+        """What checks plain JSON. Raises `ConfigurationError` for a schema that cannot be checked against."""
         try:
             import jsonschema
         except ImportError:
             raise ConfigurationError(
-                "a JSON schema for output needs `pip install 'threadmark[schema]'`"
+                "a JSON schema for output needs `pip install 'threadmark[schema]'` "
+                "(a paused run's output is kept as one; giving `output` again does without)"
             ) from None
-        problems = sorted(jsonschema.Draft202012Validator(self.json_schema).iter_errors(value), key=str)
-        if problems:
-            raise InvalidObjectError("; ".join([f"{e.json_path}: {e.message}" for e in problems[:10]]))
-        return value
+        try:
+            jsonschema.Draft202012Validator.check_schema(self.json_schema)
+        except jsonschema.SchemaError as error:
+            raise ConfigurationError(
+                f"output is no JSON schema: {error.json_path}: {error.message[:500]}"
+            ) from None
+        check_references(self.json_schema)
+        return jsonschema.Draft202012Validator(self.json_schema)
 
     def _unwrapped(self, value: Json) -> Json:
         if self._is_wrapped and isinstance(value, dict) and value.keys() == {"value"}:
@@ -208,10 +265,11 @@ class Output:
         """
         from pydantic_core import from_json
 
-        start = json_text(text).rstrip("0123456789.+-eE")
+        start = beginning(text).rstrip("0123456789.+-eE")
         try:
-            value = from_json(start, allow_partial="trailing-strings") if start else None
-        except ValueError:
+            value = from_json(start, allow_partial="trailing-strings", allow_inf_nan=False) if start else None
+            to_json(value)  # a number may be too large for a float
+        except (ValueError, ValidationError):
             return None
         if self._is_wrapped:
             return value.get("value") if isinstance(value, dict) else None
@@ -270,22 +328,6 @@ def without_answer_call(parts: Sequence[ResponsePart]) -> tuple[ResponsePart, ..
     return (*kept, TextPart(text))
 
 
-def json_text(text: str) -> str:
-    """The JSON in a model's text: what stands in a Markdown fence, or begins with a bracket, or all of it."""
-    text = text.strip()
-    if text.startswith(("{", "[")):
-        return text
-    fence = text.find("```")
-    if fence >= 0:
-        body = text[fence + 3 :]
-        first, newline, rest = body.partition("\n")
-        body = rest if (newline and first.strip().isalnum()) or (newline and not first.strip()) else body
-        return body.partition("```")[0].strip()
-    start = min([at for at in (text.find("{"), text.find("[")) if at >= 0], default=0)
-    end = max(text.rfind("}"), text.rfind("]"))
-    return text[start : end + 1] if 0 < start < end else text[start:]
-
-
 def object_of(message: Message | None, output: Output | None) -> tuple[Any, bool]:
     """The object of a stored answer, of the type of `output` if it fits, and whether it was a fallback."""
     for part in reversed(() if message is None else message.parts):
@@ -325,15 +367,6 @@ class Partials:
             return None
         self._last = value
         return value
-
-
-def _at_top(schema: Mapping[str, Json]) -> dict[str, Json]:
-    """`schema` with what a recursive type refers to at its top written out."""
-    reference = schema.get("$ref")
-    if not isinstance(reference, str) or not reference.startswith("#/$defs/"):
-        return dict(schema)
-    definitions = schema["$defs"]
-    return {**definitions[reference.rpartition("/")[2]], "$defs": definitions}
 
 
 def _identifier(name: str) -> str:

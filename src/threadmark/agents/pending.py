@@ -126,15 +126,17 @@ def pending_calls(parts: Sequence[Part]) -> tuple[PendingCall, ...]:
     return tuple(found)
 
 
-def suspended_run(run: Run, owner: str, parts: Sequence[Part]) -> SuspendedRun:
-    """A stored run that waits, with the parts of its message."""
+def suspended_run(
+    run: Run, owner: str, parts: Sequence[Part], pending: tuple[PendingCall, ...]
+) -> SuspendedRun:
+    """A stored run that waits, with the parts of its message and what they wait for."""
     at = (run.state or {}).get("at")
     return SuspendedRun(
         run_id=run.id,
         agent=run.agent,
         resource_id=owner,
         thread_id=run.thread_id,
-        pending=pending_calls(parts),
+        pending=pending,
         unknown=tuple([part for part in parts if isinstance(part, ToolPart) and is_unknown(part)]),
         started_at=run.started_at,
         suspended_at=None if at is None else time_from_text(at),

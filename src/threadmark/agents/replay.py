@@ -8,6 +8,7 @@ from ..memory.turn import Turn
 from ..processors.base import Tripwire
 from .events import Emit, ObjectResultEvent, StartEvent, StepFinishEvent, StepStartEvent
 from .output import OBJECT_PART, Output, object_of
+from .pending import pending_calls
 from .result import AgentResult, answer_reason, steps_of
 from .streaming import StreamedAnswer
 
@@ -33,6 +34,7 @@ def replay(turn: Turn, run: Run, agent: str, emit: Emit | None, output: Output |
         tripwire=Tripwire(reason=run.error or "") if run.finish_reason == "tripwire" else None,
         object=found,
         is_fallback=is_fallback,
+        pending=pending_calls(message.parts) if message is not None and run.status == "suspended" else (),
     )
     if emit is not None:
         _tell(result, emit)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from .._errors import ConfigurationError, ValidationError
-from .._ids import check_id
+from .._ids import check_id, check_text
 from .._sync import sync_twin
 from .._types import Json
 from .deciding import NO_DATA, Decision, decide
@@ -169,8 +169,8 @@ def approval(calls: CallRef | Sequence[CallRef], args: Mapping[str, Json] | None
 
 
 def refusal(calls: CallRef | Sequence[CallRef], reason: str | None) -> Decision:
-    if reason is not None and not isinstance(reason, str):
-        raise ValidationError(f"a reason must be text, not {type(reason).__name__}")
+    if reason is not None:
+        check_text("reason", reason)
     return Decision(kind="decline", targets=_targets(calls), reason=reason or None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._ids import new_id
@@ -19,6 +20,9 @@ from .events import Emit, ToolDeniedEvent, ToolErrorEvent, ToolResultEvent
 from .plan import Plan
 from .result import AgentResult
 from .streaming import StreamedAnswer
+
+RESUMED_ID = "resumed"
+GUIDANCE_ID = "guidance"
 
 GO_ON = """<resumed>
 The calls that waited for a person have their outcomes; they stand in the conversation above. Go on from there
@@ -75,6 +79,7 @@ class RunState:
         "settings",
         "shrunk",
         "step",
+        "stop",
         "told",
         "tools",
         "tripwire",
@@ -120,6 +125,7 @@ class RunState:
         self.usage = Usage()
         self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
+        self.stop: asyncio.CancelledError | None = None  # came while the run was claimed
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None
 
@@ -139,9 +145,9 @@ class RunState:
         if self.parts:
             messages = (*messages, model_facing(self.message()))
         if self.earlier and not self.parts and messages and messages[-1].role == "assistant":
-            messages = (*messages, Message.user(GO_ON, id="resumed"))
+            messages = (*messages, Message.user(GO_ON, id=RESUMED_ID))
         if self.guidance is not None:
-            messages = (*messages, Message.user(GUIDANCE.format(escape(self.guidance)), id="guidance"))
+            messages = (*messages, Message.user(GUIDANCE.format(escape(self.guidance)), id=GUIDANCE_ID))
         if self.feedback:
             text = FEEDBACK.format("\n".join([escape(reason) for reason in self.feedback]))
             messages = (*messages, Message.user(text, id=FEEDBACK_ID))
@@ -157,7 +163,15 @@ class RunState:
         self.answer = None
         self.parts.append(response.step_part())
         first = len(self.parts)
-        self.parts.extend([sound(part) if isinstance(part, ToolPart) else part for part in response.parts])
+        calls: set[str] = set()
+        for part in response.parts:
+            if isinstance(part, ToolPart):
+                part = sound(part)
+                while part.tool_call_id in calls and not part.provider_executed:
+                    # A decision names a call by its id, so no two of a step may have the same.
+                    part = replace(part, tool_call_id=new_id())
+                calls.add(part.tool_call_id)
+            self.parts.append(part)
         return first
 
     def close(self) -> None:

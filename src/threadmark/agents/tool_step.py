@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .._errors import ConfigurationError
 from .._types import Json, Message, ToolPart
+from ..memory.runs import seals_of
 from .approvals import needs_approval
 from .calls import check_arguments, run_calls
 from .hooks import for_model
@@ -87,7 +88,8 @@ async def keep(state: RunState) -> None:
     if state.judged:
         messages = [*state.earlier, state.message()] if state.parts else list(state.earlier)
         if state.parts:
-            state.record = {**state.record, "message": state.message_id, "step": state.step}
+            calls = seals_of(state.parts)
+            state.record = {**state.record, "message": state.message_id, "step": state.step, "calls": calls}
     await settle(state.turn.hold(messages, "running", state.record, state.usage))
 
 

@@ -10,6 +10,7 @@ from .._errors import ConflictError, NotFoundError
 from .._ids import check_count, check_id
 from .._sync import sync_twin
 from .._types import Json, Thread, ThreadClone
+from .runs import delegates
 from .threads import clone_request
 
 if TYPE_CHECKING:
@@ -35,10 +36,14 @@ class Admin:
         """Give a thread with all its messages and runs to another owner, in one step.
 
         `owner` is needed when several have a thread of this id. Giving it to its owner changes nothing.
-        Raises `NotFoundError`, or `ConflictError` if `to` uses the thread's id or one of its messages'.
+        Runs that wait for a person go along, and are then the new owner's to decide.
+        Raises `NotFoundError`, or `ConflictError` if `to` uses the thread's id or one of its messages', and
+        while a sub-agent's call waits in it: the sub-agent's own thread stays with its owner.
         """
         check_id("resource", to)
         source = await self._owner(thread, owner)
+        if source != to:
+            await self._check_settled(source, thread)
         moved = await self._store.transfer_thread(source, thread, to, self._memory.now())
         self._memory.wrote()
         return moved
@@ -69,6 +74,16 @@ class Admin:
         """Direct clones of a thread, whoever owns them, oldest first."""
         source = await self._owner(thread, owner)
         return await self._store.list_clones(source, thread, all_owners=True)
+
+    async def _check_settled(self, owner: str, thread: str) -> None:
+        """Raise `ConflictError` if a run of the thread waits for a sub-agent's."""
+        runs = await self._store.list_runs(owner, thread_id=thread, status="suspended", per_page=None)
+        asked = await self._memory.open_runs.parts(owner, runs.runs) if runs.runs else {}
+        for run_id, parts in asked.items():
+            if any(delegates(p) for p in parts):
+                raise ConflictError(
+                    f"run {run_id!r} of thread {thread!r} waits for a sub-agent; decide or cancel it first"
+                )
 
     async def _owner(self, thread: str, owner: str | None) -> str:
         if owner is not None:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from .._sync import in_thread, is_held
+from .._tracing import current_traceparent, span
 from .._types import Json
 
 log = logging.getLogger("threadmark")
@@ -76,7 +77,13 @@ class Background:
             mine = self._open[key] = _Work(loop)
         # The loop keeps weak references only: the task is held until it is done.
         mine.task = loop.create_task(
-            self._run(work, key, mine, MemoryEvent(name=name, resource_id=resource_id, thread_id=thread_id)),
+            self._run(
+                work,
+                key,
+                mine,
+                MemoryEvent(name=name, resource_id=resource_id, thread_id=thread_id),
+                current_traceparent(),
+            ),
             name=f"threadmark-{name}",
         )
         # Also if it is cancelled before its first step.
@@ -84,10 +91,18 @@ class Background:
         return True
 
     async def _run(
-        self, work: Callable[[], Coroutine[Any, Any, None]], key: object, mine: _Work, about: MemoryEvent
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        key: object,
+        mine: _Work,
+        about: MemoryEvent,
+        origin: str | None,
     ) -> None:
+        facts = {"gen_ai.conversation.id": about.thread_id, "threadmark.resource.id": about.resource_id}
         try:
-            await work()
+            # A trace of its own: it may go on long after the call that it is linked to.
+            with span(f"background {about.name}", facts, root=True, origin=origin):
+                await work()
         except Exception as error:
             log.warning(
                 "background work %r of thread %r failed: %s",

@@ -24,6 +24,7 @@ from .options import MemoryOptions, MemorySettings
 from .resource import Resource
 from .runs import OpenRuns
 from .thread_spec import ThreadSpec
+from .tracing import reading, tell_read
 from .turn import Turn
 from .working import WorkingMemory
 
@@ -126,15 +127,33 @@ class Memory:
         What `Agent` does for you; use it to bring this memory to an agent of your own: show the model
         `turn.history` and `turn.input`, then `await turn.commit(answer)`. `paused` is a run to go on with.
         """
+        resource, spec = check_id("resource", resource), ThreadSpec.of(thread)
+        settings = self.settings.merge(options or {})
+        run_id = _ids.new_id() if run_id is None else check_id("run", run_id)
+        with reading(resource, spec.id) as span:
+            turn = await self._open_turn(resource, spec, input, settings, agent, run_id, paused)
+            tell_read(span, turn)
+        return turn
+
+    async def _open_turn(
+        self,
+        resource: str,
+        spec: ThreadSpec,
+        input: Sequence[Message],
+        settings: MemorySettings,
+        agent: str,
+        run_id: str,
+        paused: Run | None,
+    ) -> Turn:
         return await open_turn(
             self.store,
             self.now,
-            resource=check_id("resource", resource),
-            thread=ThreadSpec.of(thread),
+            resource=resource,
+            thread=spec,
             input=input,
-            settings=self.settings.merge(options or {}),
+            settings=settings,
             agent=agent,
-            run_id=_ids.new_id() if run_id is None else check_id("run", run_id),
+            run_id=run_id,
             paused=paused,
             background=self.background,
             recaller=lambda: self.recaller,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .._errors import ConfigurationError, ConflictError, ValidationError
+from .._errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
 from .._types import Message, Run, ToolPart
 from ..recall.text import quotes_memory
 from ..stores.base import (
@@ -16,7 +16,7 @@ from ..stores.base import (
 )
 from .counting import Counters
 from .options import MemorySettings
-from .runs import end_lapsed, has_lapsed, paused_message
+from .runs import HANDED, end_lapsed, has_lapsed, paused_message
 from .thread_spec import ThreadSpec
 from .turn import Turn
 from .turn_input import (
@@ -89,6 +89,12 @@ async def open_turn(
             raise ConflictError(f"run {run_id!r} exists already and is not finished in this thread")
         if run.state is not None and run.state.get("input") != claim:
             raise ConflictError(f"run {run_id!r} was made for other input; give this call another run_id")
+        if (taken := (run.state or {}).get(HANDED)) is not None:
+            run = await store.get_run(resource, taken)
+            if run is None:
+                raise NotFoundError(f"the run that answered run {run_id!r} is not there any more")
+            if run.status == "running" and not has_lapsed(run, clock()):
+                raise ConflictError(f"run {run_id!r} was taken by run {run.id!r}, which is under way")
         answer = await messages_of(store, resource, run)
     started = state.thread is not None and state.thread.message_count > 0
     here = {id_: message for id_, message in state.known.items() if message.thread_id == thread.id}

@@ -72,6 +72,7 @@ class Resource:
         roles: Sequence[str] = (),
         speaker: str | None = None,
         metadata: Mapping[str, Scalar] | None = None,
+        cursor: str | None = None,
     ) -> MessagePage:
         """A page of messages of all threads by time; the arguments are those of `ThreadHandle.messages`."""
         number, size = check_paging(page, per_page)
@@ -84,6 +85,7 @@ class Resource:
             roles=tuple(roles),
             speaker_id=speaker,
             metadata=check_filter(metadata),
+            cursor=cursor,
         )
         return await self._store.list_messages(self.id, query)
 

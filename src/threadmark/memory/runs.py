@@ -21,6 +21,9 @@ from ..stores.base import MessageQuery, RunWrite, Store, TurnWrite
 LEASE = 120.0
 """Seconds without a sign of life after which the process of a running run counts as dead."""
 
+HANDED = "handed"
+"""Where the state of a run keeps the id of the run that took its input, as the answer to a question."""
+
 DIED = "its process died; what it did is unknown"
 EXPIRED = "nobody decided in time"
 UNKNOWN = "The call was begun, and its process died. Whether it took effect is unknown."
@@ -41,6 +44,11 @@ def is_waiting(part: Part) -> bool:
     )
 
 
+def delegates(part: Part) -> bool:
+    """Whether `part` is a call whose sub-agent waits for a person."""
+    return is_waiting(part) and isinstance(part, ToolPart) and (part.pause or {})["kind"] == "delegation"
+
+
 def is_unknown(part: Part) -> bool:
     """Whether `part` is a call that may or may not have taken effect."""
     return isinstance(part, ToolPart) and part.state == "interrupted" and part.error == UNKNOWN
@@ -48,18 +56,37 @@ def is_unknown(part: Part) -> bool:
 
 def digest_of(tool_name: str, args: Json) -> str:
     """What identifies a call's tool and exact arguments."""
-    text = json.dumps([tool_name, args], sort_keys=True, separators=(",", ":"))
+    return _digest(tool_name, args)
+
+
+def _digest(*values: Json) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=dict)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def seals_of(parts: Sequence[Part]) -> dict[str, Json]:
+    """What identifies each open call of `parts` exactly: its tool, arguments and what was decided, by its id.
+
+    It is stored with the run, where only runs write. Messages can be changed by whoever may write in the
+    thread, so a call is made only if it is as its run stored it.
+    """
+    return {
+        part.tool_call_id: _digest(part.tool_name, part.args, part.pause)
+        for part in parts
+        if isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed
+    }
+
+
+def is_as_stored(run: Run, parts: Sequence[Part]) -> bool:
+    """Whether the open calls of `parts` are as `run` stored them."""
+    known = (run.state or {}).get("calls", {})
+    return all(known.get(id_) == seal for id_, seal in seals_of(parts).items())
 
 
 def paused_record(before: Mapping[str, Json], message: Message, step: int, at: datetime) -> dict[str, Json]:
     """The stored state of a run that waits for calls of `message`."""
-    waiting = {
-        part.tool_call_id: digest_of(part.tool_name, part.args)
-        for part in message.parts
-        if isinstance(part, ToolPart) and is_waiting(part)
-    }
-    return {**before, "message": message.id, "step": step, "pending": waiting, "at": time_to_text(at)}
+    record = {**before, "message": message.id, "step": step, "calls": seals_of(message.parts)}
+    return {**record, "at": time_to_text(at)}
 
 
 def decided(call: ToolPart, decision: str, at: str, **facts: Json) -> Mapping[str, Json]:

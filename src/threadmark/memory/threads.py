@@ -101,6 +101,7 @@ class Threads:
         metadata: Mapping[str, Scalar] | None = None,
         order_by: OrderField = "created_at",
         direction: Direction = "desc",
+        cursor: str | None = None,
     ) -> ThreadPage:
         """A page of threads, newest first by default; threads of equal time follow their order of creation.
 
@@ -111,8 +112,13 @@ class Threads:
                 (`1`, `"1"` and `True` differ); `None` matches a key that is there and null.
             order_by: "created_at" or "updated_at".
             direction: "desc" or "asc".
+            cursor: The `next_cursor` of the page before, in place of `page`: nothing comes twice or is left
+                out because threads were added or removed meanwhile, and a late page costs what the first
+                one does. By "updated_at" a thread that changes meanwhile moves: to where descending pages
+                have been already, and ascending ones will come once more.
 
-        Raises `ValidationError` for a negative or fractional page, an unknown order or an unsafe key.
+        Raises `ValidationError` for a negative or fractional page, an unknown order, an unsafe key, or the
+        cursor of another list.
         """
         number, size = check_paging(page, per_page)
         check_choice("order_by", order_by, get_args(OrderField))
@@ -123,6 +129,7 @@ class Threads:
             order_by=order_by,
             direction=direction,
             metadata=check_filter(metadata),
+            cursor=cursor,
         )
         return await self._store.list_threads(self._resource, query)
 
@@ -258,6 +265,7 @@ class ThreadHandle:
         roles: Sequence[str] = (),
         speaker: str | None = None,
         metadata: Mapping[str, Scalar] | None = None,
+        cursor: str | None = None,
         around: str | Sequence[str] | None = None,
         before: int = 0,
         after: int = 0,
@@ -274,10 +282,14 @@ class ThreadHandle:
             roles: Only these roles.
             speaker: Only this speaker's id.
             metadata: Only messages whose metadata has each of these keys with exactly this value and type.
+            cursor: The `next_cursor` of the page before, in place of `page`: nothing comes twice or is left
+                out because messages were added or deleted meanwhile, and a late page costs what the first
+                one does.
             around: Ids of messages to fetch instead of a page, each with `before` earlier and `after`
                 later neighbours. Unknown ids are left out.
 
-        Raises `ValidationError` for a negative or fractional page, an unknown order or an unsafe key.
+        Raises `ValidationError` for a negative or fractional page, an unknown order, an unsafe key, or the
+        cursor of another list.
         """
         if around is not None:
             return await self._around(around, before, after)
@@ -299,6 +311,7 @@ class ThreadHandle:
             roles=tuple(roles),
             speaker_id=speaker,
             metadata=check_filter(metadata),
+            cursor=cursor,
         )
         return await self._store.list_messages(self._resource, query)
 

@@ -13,6 +13,7 @@ from .._errors import ConfigurationError, ModelError, NotFoundError
 from .._ids import check_count
 from .._types import Message, TextPart, Thread
 from ..models.base import Model, ModelRequest
+from ..models.tracing import chat
 from ..stores.base import Store, ThreadChange
 from .background import Background, MemoryEvent
 from .context.render import escape
@@ -176,7 +177,8 @@ async def _title(settings: GenerateTitle, text: str, model: Model | None, reques
         messages=[Message.user(f"<conversation>\n{text}\n</conversation>\n\nGive its title.")],
         instructions=str(instructions),
     )
-    response = await chosen.request(request)
+    with chat(chosen, request, role="title") as asked:
+        response = asked.answered(await chosen.request(request))
     title = clean_title("".join([part.text for part in response.parts if isinstance(part, TextPart)]))
     if not title:
         raise ModelError(f"{chosen.name} gave an empty title")

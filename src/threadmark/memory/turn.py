@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .._errors import ConflictError
+from .._tracing import span
 from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
 from ..stores.base import (
     RunWrite,
@@ -27,9 +28,10 @@ from .context import Layers, Prompt, build_prompt
 from .context.render import context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
 from .options import MemorySettings
-from .runs import LEASE
+from .runs import HANDED, LEASE
 from .thread_spec import ThreadSpec
 from .tools import MemoryTool
+from .tracing import tell_prompt, tell_written, writing
 from .turn_input import (
     without_context,
 )
@@ -195,16 +197,28 @@ class Turn:
         `model` is its name, by which tokens are counted, and `tools` the text of what it is told of its
         tools, which is only counted. Both may be left out.
         """
+        with span("build_context") as made:
+            prompt = self._prompt(instructions, system, context, tools, model)
+            tell_prompt(made, prompt)
+        return prompt
+
+    def _prompt(
+        self, instructions: str, system: str, context: Sequence[Message], tools: str, model: str
+    ) -> Prompt:
         memory, version = self._shown_memory(fresh=self._fresh())
         budget = self.settings.max_context_tokens
         counting = self._counts.use(model, exact=budget is not None)
+        history = self.history
+        if self.paused is not None and context and self._observed is None:
+            # A sub-agent that goes on: what it was shown of the lead's conversation came before its prompt.
+            history, context = (), (*context, *history)
         layers = Layers(
             instructions=instructions,
             memory_instructions=self._memory_instructions(),
             system=system,
             memory=memory,
             memory_version=version,
-            history=self.history,
+            history=history,
             recall=self._recall,
             context=context,
             input=self.input,
@@ -224,7 +238,9 @@ class Turn:
             if now != version:
                 prompt, window = build_prompt(replace(layers, memory=memory, memory_version=now))
         if self._observed is not None:
-            self._observed.check(prompt)
+            # The answer that goes on, and what was said with the decision, are the caller's to show.
+            asked = () if self.asked is None else (self.asked.id, *(message.id for message in self.said))
+            self._observed.check(prompt, asked)
         self._window = window
         self._counts.shown(prompt.counted, prompt.counted_history)
         return prompt
@@ -280,6 +296,12 @@ class Turn:
     def _fresh(self) -> bool:
         """Whether the prompt begins anew, rather than like the thread's last one."""
         return bool(self._moved) or not self._state.window.fingerprint
+
+    @property
+    def working_memory(self) -> str:
+        """The content of working memory as the turn found it; empty if there is none."""
+        version = None if self.settings.working_memory is None else self._state.working_memory
+        return "" if version is None else version.content
 
     def _shown_memory(self, *, fresh: bool) -> tuple[str, int]:
         """The working memory that stands before the history, rendered, and its version."""
@@ -363,6 +385,16 @@ class Turn:
             self._claimed = True
             await self._write((), "running")
             self._has_begun = True
+
+    async def hand_over(self, run_id: str) -> None:
+        """Store that this run's input was taken by run `run_id`, which gives its answer if it is repeated."""
+        if self._has_begun:
+            state = {HANDED: run_id}
+            await self._write((), "finished", "other", finished_at=self._clock(), state=state)
+
+    def show_again(self, message: Message) -> None:
+        """Show a message of the history as it is stored by now."""
+        self.history = tuple([message if m.id == message.id else m for m in self.history])
 
     async def begin(self) -> None:
         """With `save_user_first`: store the input and a running run. Otherwise does nothing."""
@@ -535,35 +567,35 @@ class Turn:
         if self._claimed:
             state = {"input": self._claim, **(state or {})}
         messages = self._as_stored(messages)
-        receipt = await self._store.write_turn(
-            self.resource_id,
-            TurnWrite(
-                thread_id=self.thread_id,
-                now=now,
-                messages=[
-                    message
-                    if message.run_id == self.run_id
-                    else message.replace(run_id=self.run_id, created_at=message.created_at or self._started)
-                    for message in messages
-                ],
-                title=self._spec.title,
-                metadata=self._spec.metadata,
-                run=RunWrite(
-                    id=self.run_id,
-                    agent=self.agent,
-                    status=status,
-                    finish_reason=finish_reason,
-                    usage=(usage or Usage()).to_dict(),
-                    error=error,
-                    started_at=self._started,
-                    finished_at=finished_at,
-                    if_version=self._version,
-                    state=state,
-                    expires_at=expires_at,
-                ),
-                working_memory=self._draft.write() if last and self._draft is not None else None,
-                window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
+        write = TurnWrite(
+            thread_id=self.thread_id,
+            now=now,
+            messages=[
+                message
+                if message.run_id == self.run_id
+                else message.replace(run_id=self.run_id, created_at=message.created_at or self._started)
+                for message in messages
+            ],
+            title=self._spec.title,
+            metadata=self._spec.metadata,
+            run=RunWrite(
+                id=self.run_id,
+                agent=self.agent,
+                status=status,
+                finish_reason=finish_reason,
+                usage=(usage or Usage()).to_dict(),
+                error=error,
+                started_at=self._started,
+                finished_at=finished_at,
+                if_version=self._version,
+                state=state,
+                expires_at=expires_at,
             ),
+            working_memory=self._draft.write() if last and self._draft is not None else None,
+            window=replace(self._window, counted=self._counts.dump()) if last and self._window else None,
         )
+        with writing(self.resource_id, self.thread_id, messages, self.run_id, status) as made:
+            tell_written(made, messages)
+            receipt = await self._store.write_turn(self.resource_id, write)
         self._version += 1
         return receipt

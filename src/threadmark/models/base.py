@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from .._types import FilePart, Json, Message, ReasoningPart, StepPart, TextPart, ToolPart, Usage
 
@@ -127,6 +127,9 @@ class Model(ABC):
 
     Failures are raised as `ModelError`. A cancelled call leaves no connection behind.
     """
+
+    delegates: ClassVar[bool] = False
+    """Whether it only asks other models, whose calls are traced themselves."""
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ from .._errors import ConfigurationError
 from .._types import Json, Message, TextPart
 from ..memory.context.render import escape
 from ..models.base import Model, ModelRequest
+from ..models.tracing import chat
 from .base import OnViolation, Processor, ProcessorContext
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class ModelCheck(Processor):
             settings=self.settings,
         )
         try:
-            response = await self._model.request(request)
+            with chat(self._model, request, role=self.name) as asked:
+                response = asked.answered(await self._model.request(request))
         except Exception as error:
             self.unusable(ctx, f"the model failed: {type(error).__name__}")
             return []

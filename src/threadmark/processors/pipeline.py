@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from .._errors import ConfigurationError, ModelError, ProcessorError, TripwireError
 from .._sync import in_thread
+from .._tracing import NO_SPAN, Span, span
 from .._types import Message, ReasoningPart, TextPart, ToolPart
 from ..models.base import ModelRequest, ModelResponse, ResponsePart
 from ._values import (
@@ -312,16 +313,19 @@ class Pipeline:
         ctx = replace(self.facts, state=state, _reports=[], _abort=None)
         stopped: TripwireError | None = None
         made: Any = None
-        try:
-            made = await _run(entry.hooks[hook], value, ctx, entry.name)
-        except TripwireError as error:
-            stopped = error
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-                raise
-            if ctx._abort is None:
-                raise self._failed(entry, hook, f"raised {type(error).__name__}: {error}") from error
-        stopped = ctx._abort or stopped
+        with _span(entry, hook) as span:
+            try:
+                made = await _run(entry.hooks[hook], value, ctx, entry.name)
+            except TripwireError as error:
+                stopped = error
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                if ctx._abort is None:
+                    raise self._failed(entry, hook, f"raised {type(error).__name__}: {error}") from error
+            stopped = ctx._abort or stopped
+            if stopped is not None:
+                span.set({"threadmark.processor.stopped": True})
         for reason, metadata, warning in ctx._reports:
             await self._tell(entry, hook, "report", reason, metadata, warning=warning)
         if stopped is not None:
@@ -375,6 +379,16 @@ class Pipeline:
         return ProcessorError(
             f"processor {entry.name!r}, {hook}: {what}"[:2000], processor=entry.name, hook=hook
         )
+
+
+def _span(entry: Entry, hook: Hook) -> Span:
+    """The span of one hook; pieces of a stream are too many to have one each."""
+    if hook == "process_output_stream":
+        return NO_SPAN
+    return span(
+        f"processor {entry.name}",
+        {"threadmark.processor.name": entry.name, "threadmark.processor.hook": hook},
+    )
 
 
 async def _run(

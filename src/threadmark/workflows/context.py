@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from .._errors import ConfigurationError, ConflictError, ValidationError, WorkflowStepError
 from .._ids import check_count
+from .._tracing import span
 from .._types import Json
 from ..agents.calls import describe_error
 from .events import OnWorkflowEvent, WorkflowEvent
@@ -179,11 +180,13 @@ class WorkflowContext:
         if once:
             await self._record(WorkflowStep(name=key, status="begun"), arguments)
         self._tell("workflow-step-start", key)
+        about = {"threadmark.workflow.name": self.workflow, "threadmark.workflow.step": key}
         while True:
             limit = asyncio.timeout(timeout)
             try:
-                async with limit:
-                    value = await self._call(call, key)
+                with span(f"workflow_step {key}", about):
+                    async with limit:
+                        value = await self._call(call, key)
                 break
             except Exception as error:
                 failure, reason = error, describe_error(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from .._errors import ConfigurationError, ConflictError, NotFoundError, ThreadmarkError, ValidationError
 from .._ids import check_id, new_id
 from .._sync import sync_twin
+from .._tracing import span
 from .._types import Json, Run
 from ..agents.calls import describe_error
 from ..agents.deciding import NO_DATA
@@ -191,6 +192,29 @@ class Workflow:
     # -- one run -------------------------------------------------------------------------------------
 
     async def _go(
+        self,
+        journal: Journal,
+        run_id: str,
+        owner: str | None,
+        thread_id: str | None,
+        positional: Sequence[Any],
+        named: Mapping[str, Any],
+        on_event: OnWorkflowEvent | None,
+    ) -> WorkflowResult:
+        about = {
+            "gen_ai.operation.name": "invoke_workflow",
+            "gen_ai.workflow.name": self.name,
+            "gen_ai.conversation.id": thread_id,
+            "threadmark.resource.id": owner,
+            "threadmark.run.id": run_id,
+        }
+        with span(f"invoke_workflow {self.name}", about, origin=journal.origin) as made:
+            journal.origin = journal.origin or made.traceparent
+            result = await self._traced(journal, run_id, owner, thread_id, positional, named, on_event)
+            made.set({"threadmark.run.status": result.status})
+        return result
+
+    async def _traced(
         self,
         journal: Journal,
         run_id: str,

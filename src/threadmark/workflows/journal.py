@@ -78,6 +78,8 @@ class Journal:
         self._version = 0
         self._writing = asyncio.Lock()
         self.input = input
+        self.origin: str | None = None
+        """The `traceparent` of the span that began the run."""
         self.lost: ConflictError | None = None
         """Why the run is this process's no more."""
 
@@ -88,6 +90,7 @@ class Journal:
         name = run.agent.removeprefix(AGENT)
         self = cls(memory, owner, run.thread_id, name, run.id, state.get("input"))
         self.started, self._version = run.started_at, run.version
+        self.origin = state.get("trace")
         for name, step in (state.get("steps") or {}).items():
             values = dict(step)
             self._arguments[name] = values.pop("arguments", "")
@@ -166,6 +169,8 @@ class Journal:
                 for name, step in self.steps.items()
             },
         }
+        if self.origin is not None:
+            state["trace"] = self.origin
         if status == "finished":
             state["output"] = output
         over = status not in ("running", "suspended")

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from ..._errors import ValidationError
 from ..._sync import in_thread
 from ..._types import Json, ToolPart
+from ..calls import describe_error, stop_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,23 @@ class CheckInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What a check says: whether the task is done, and if not why, for the router to read."""
+    """What a check says: whether the task is done, and if not why, for the router to read.
+
+    `final_result` is the answer then, in place of the newest result. Raises `ValidationError` for values of
+    other types: a check that says nothing clear has not passed.
+    """
 
     passed: bool
     reason: str = ""
     final_result: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.passed, bool):
+            raise ValidationError(f"passed must be True or False, not {self.passed!r}")
+        if not isinstance(self.reason, str):
+            raise ValidationError(f"a reason must be text, not {type(self.reason).__name__}")
+        if self.final_result is not None and not isinstance(self.final_result, str):
+            raise ValidationError(f"final_result must be text, not {type(self.final_result).__name__}")
 
 
 Check: TypeAlias = Callable[[CheckInput], CheckResult | bool | Awaitable[CheckResult | bool]]
@@ -90,17 +104,23 @@ async def judge(
     began = time.monotonic()
     seen = CheckInput(task=task, result=result, calls=calls)
     tasks = [asyncio.ensure_future(_run(check, seen)) for check in checks]
-    _, late = await asyncio.wait(tasks, timeout=timeout)
-    for task_ in late:
-        task_.cancel()
-    if late:
-        await asyncio.wait(late)
+    try:
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+        await stop_tasks(list(late))
+    except asyncio.CancelledError:
+        await stop_tasks([task_ for task_ in tasks if not task_.done()])
+        raise
     found: list[dict[str, Json]] = []
     final: str | None = None
     for check, task_ in zip(checks, tasks, strict=True):
-        said = CheckResult(passed=False, reason="it took too long") if task_ in late else task_.result()
+        if task_ in late:
+            said = CheckResult(passed=False, reason="it took too long")
+        elif task_.cancelled():
+            said = CheckResult(passed=False, reason="the check cancelled itself")
+        else:
+            said = task_.result()
         final = final or said.final_result
-        found.append({"name": _name(check), "passed": said.passed, "reason": said.reason})
+        found.append({"name": name_of(check), "passed": said.passed, "reason": said.reason})
     passed = [bool(item["passed"]) for item in found]
     complete = all(passed) if mode == "all" else any(passed)
     return Verdict(
@@ -118,14 +138,15 @@ async def _run(check: Check, seen: CheckInput) -> CheckResult:
         made: Any = (
             check(seen)
             if inspect.iscoroutinefunction(check)
-            else await in_thread(lambda: check(seen), f"threadmark-check-{_name(check)[:40]}")
+            else await in_thread(lambda: check(seen), f"threadmark-check-{name_of(check)[:40]}")
         )
         if inspect.isawaitable(made):
             made = await made
     except Exception as error:
-        return CheckResult(passed=False, reason=f"the check failed: {type(error).__name__}: {error}")
+        return CheckResult(passed=False, reason=f"the check failed: {describe_error(error)}")
     return made if isinstance(made, CheckResult) else CheckResult(passed=made is True)
 
 
-def _name(check: Check) -> str:
+def name_of(check: Check) -> str:
+    """What a check is called."""
     return getattr(check, "__name__", type(check).__name__)

@@ -20,10 +20,12 @@ class NetworkEvent:
     An iteration gives routing-agent-start and routing-agent-end; then, for what was chosen,
     agent-execution-start, agent-execution-event-<event of the agent> (any number) and agent-execution-end, or
     the same with workflow- or tool- (a tool has no events of its own), or with -error in place of -end; then
-    network-validation-start, routing-agent-text-start and -delta while the answer is written, and
-    network-validation-end. What waits for a person gives agent-, workflow- or tool-execution-approval or
-    -suspended. With `output` network-object (any number) and network-object-result follow. If the router
-    chose nothing, network-execution-event-step-finish holds its answer.
+    network-validation-start, routing-agent-text-start and -delta while the answer is written (another start
+    means that it is written anew), and network-validation-end. Where processors have to accept the answer
+    first, it is told at the end only. What waits for a person gives agent-, workflow- or
+    tool-execution-approval or -suspended. With `output` network-object (any number) and
+    network-object-result follow. If the router chose nothing, network-execution-event-step-finish holds its
+    answer.
 
     Exactly one network-execution-event-finish ends every stream. Its payload has `status` ("finished",
     "suspended", "failed" or "aborted"), `is_complete`, `completion_reason`, `result`, `iteration` and

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from ..._errors import ConfigurationError, ValidationError
 from ..._ids import check_choice, check_count, check_id
 from ..._types import Json, Message, Speaker, StepPart, ToolPart, Usage
+from ...models.base import Model
 from .. import resumable
 from ..agent import Agent
 from ..deciding import decide
 from ..events import Emit
-from ..options import Call, ThreadLike
+from ..options import Call, ThreadLike, check_seconds
 from ..output import Output
 from ..pending import PendingCall
 from ..prompts import Prompt
+from ..records import record_of
 from ..request_context import RequestContext
 from ..result import AgentResult
 from ..state import RunState
 from ..stream import AgentStream
 from ..tools import tool_name
-from .completion import Check
+from .completion import Check, name_of
 from .events import NetworkEvent, Primitive
 from .router import Choice, Progress, Router
 from .translate import Translator
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ITERATIONS = 5
 
+UNCHECKED = "the run was ended before it was checked whether the task is done"
+
 _STATUS = {
     "suspended": "suspended",
     "aborted": "aborted",
@@ -39,6 +43,15 @@ _STATUS = {
     "tripwire": "failed",
     "error": "failed",
 }
+
+_REASON = {
+    "suspended": "the run waits for a person",
+    "aborted": "the run was cancelled",
+    "timeout": "the run was out of time",
+    "tripwire": "a processor stopped the run",
+    "error": "the run failed",
+}
+"""Why a run that is not finished is not complete."""
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -101,10 +114,10 @@ class NetworkStep:
 class NetworkResult:
     """The end of a network's run, or where it waits.
 
-    `status` is "finished", "suspended", "aborted" or "failed" (by a processor). `is_complete` says whether
-    the task counts as done, and `completion_reason` why, or why not; `text` is the final answer, `object`
-    with `output` its object, `pending` what a suspended run waits for. `usage` is of the router, of checks
-    by a model, and of agents.
+    `status` is "finished", "suspended", "aborted" (also by a timeout) or "failed" (by a processor).
+    `is_complete` says whether the task counts as done, and `completion_reason` why, or why not; `text` is the
+    final answer, `object` with `output` its object, `pending` what a suspended run waits for. `usage` is of
+    the router, of checks by a model, and of agents.
     """
 
     run_id: str
@@ -130,22 +143,66 @@ class Setup:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Setup:
+        """Raises `ConfigurationError` or `ValidationError` for what cannot be."""
         values = {name: options[name] for name in OWN if name in options}
+        if not isinstance(values.get("instructions", ""), str):
+            raise ConfigurationError(
+                f"instructions of a network must be text, not {values['instructions']!r}"
+            )
         if "checks" in values:
-            values["checks"] = tuple(values["checks"])
-            if not all(callable(check) for check in values["checks"]):
-                raise ConfigurationError("checks must be functions")
+            values["checks"] = _checked(values["checks"])
         check_choice("checks_pass", values.get("checks_pass", "all"), ("all", "any"))
+        if "checks_timeout" in values:
+            seconds = check_seconds("checks_timeout", values["checks_timeout"])
+            if seconds is None:
+                raise ValidationError("checks_timeout must be a positive number of seconds, not None")
+            values["checks_timeout"] = seconds
         return cls(**values)
+
+    def to_json(self) -> dict[str, Json]:
+        """As it is stored with a run that waits: functions by their names only."""
+        return {
+            "instructions": self.instructions,
+            "checks": [name_of(check) for check in self.checks],
+            "checks_pass": self.checks_pass,
+            "checks_timeout": self.checks_timeout,
+        }
+
+    @classmethod
+    def restored(cls, known: Mapping[str, Any], given: Mapping[str, Any]) -> Setup:
+        """That of a stored run, with what is given instead.
+
+        Raises `ConfigurationError` if the run was judged by functions, and none are given.
+        """
+        if known["checks"] and not given.get("checks"):
+            raise ConfigurationError(
+                f"the network's run is judged by functions ({', '.join(known['checks'])}), which cannot be "
+                "stored: give checks=[...] again; it still waits"
+            )
+        return cls.of({**{name: value for name, value in known.items() if name != "checks"}, **given})
+
+
+def _checked(checks: Any) -> tuple[Check, ...]:
+    if callable(checks) or isinstance(checks, (str, bytes)) or not isinstance(checks, Iterable):
+        raise ConfigurationError("checks must be a sequence of functions; write [check]")
+    found = tuple(checks)
+    if not all(callable(check) for check in found):
+        raise ConfigurationError("checks must be functions")
+    return found
 
 
 class NetworkAgent(Agent):
     """An agent whose model is a router, and whose tools are what that can choose."""
 
-    def __init__(self, agent: Agent, setup: Setup) -> None:
+    is_network = True
+
+    def __init__(self, agent: Agent, given: Mapping[str, Any]) -> None:
+        """`given` are the network's own options."""
         # It is the same agent, down to its caches; only how it prepares a run differs.
         self.__dict__.update(agent.__dict__)
-        self.setup = setup
+        self._given = given
+        self._setup = Setup.of(given)
+        self._listed_tools = agent._tools
         self.progress = Progress()
         self.choices: dict[str, Choice] = {}
         self.translator = Translator({}, self.progress)
@@ -153,14 +210,22 @@ class NetworkAgent(Agent):
     async def _prepare(self, call: Call, emit: Emit | None) -> RunState | AgentResult:
         if call.resource is None:
             raise ConfigurationError("a network needs memory: give it a resource and a thread")
+        setup = self._setup
+        if call.paused is not None:
+            setup = Setup.restored((call.paused.state or {})["network"], self._given)
         model = await self._resolve_model(call)
-        tools = await self._resolve_tools(call.request_context)
+        self._tools = self._listed_tools
+        self._tools = tools = await self._resolve_tools(call.request_context)  # once
         self.choices = {name: _choice(tool) for name, tool in tools.tools.items()}
         for key, agent in self._team.agents.items():
             name = tool_name(key)
             self.choices[name] = Choice(id=key, type="agent", tool_name=name, description=agent.description)
         if not self.choices:
             raise ConfigurationError(f"agent {self.name!r} has no agents, workflows or tools to choose from")
+        if any(choice.id.strip().lower() == "none" for choice in self.choices.values()):
+            raise ConfigurationError(
+                "'none' is how a router says that it chooses nothing; give it another name"
+            )
         self.progress = Progress()
         self.translator = translator = Translator(self.choices, self.progress)
 
@@ -174,10 +239,10 @@ class NetworkAgent(Agent):
             model,
             list(self.choices.values()),
             limit=limit,
-            instructions=self.setup.instructions,
-            checks=self.setup.checks,
-            mode=self.setup.checks_pass,
-            check_timeout=self.setup.checks_timeout,
+            instructions=setup.instructions,
+            checks=setup.checks,
+            mode=setup.checks_pass,
+            check_timeout=setup.checks_timeout,
             progress=self.progress,
             tell=lambda kind, payload: told(NetworkEvent(type=kind, run_id=call.run_id, payload=payload)),
         )
@@ -194,13 +259,17 @@ class NetworkAgent(Agent):
             ),
             None if emit is None else told,
         )
-        if isinstance(made, RunState) and made.plan.delegating is not None:
-            made.plan.delegating.model = model  # sub-agents without a model do not route
-        if isinstance(made, AgentResult):  # an earlier run of this id
-            known = _last_known(made.message)
-            self.progress.is_complete = known.get("is_complete") is True
-            self.progress.reason, self.progress.result = known.get("completion_reason", ""), made.text
+        if isinstance(made, RunState):
+            router.state = made
+            if call.paused is None:
+                asked = record_of(call).get("call", {})  # not what the loop was asked for it
+                made.record = {**made.record, "call": asked, "network": setup.to_json()}
+            if made.plan.delegating is not None:
+                made.plan.delegating.model = model  # sub-agents without a model do not route
         return made
+
+    def _beneath(self, model: Model) -> Model:
+        return model.model if isinstance(model, Router) else model
 
     def go_on_stream(
         self,
@@ -231,24 +300,48 @@ class NetworkAgent(Agent):
 
     def result(self, run: AgentResult) -> NetworkResult:
         """What a run of the loop is as a network's."""
-        steps = tuple(_steps(run.message, self.choices))
         status: Any = _STATUS.get(run.finish_reason, "finished")
+        answers = [message for message in run.messages if message.role == "assistant"]
+        if not answers and run.message is not None:
+            answers = [run.message]
         known = _last_known(run.message)
+        complete = status == "finished" and known.get("is_complete") is True
+        reason = str(known.get("completion_reason") or "")
+        if status == "finished" and "is_complete" not in known:
+            reason = UNCHECKED
         return NetworkResult(
             run_id=run.run_id,
             status=status,
-            is_complete=status == "finished" and bool(known.get("is_complete", self.progress.is_complete)),
-            completion_reason=str(known.get("completion_reason") or self.progress.reason),
+            is_complete=complete,
+            completion_reason=reason if status == "finished" else _REASON.get(run.finish_reason, ""),
             text=run.text,
             object=run.object,
-            steps=steps,
+            steps=tuple([step for message in answers for step in _steps(message, self.choices)]),
             pending=run.pending,
             message=run.message,
             usage=run.usage,
         )
 
+    def ending(self, run: AgentResult | None) -> dict[str, Json]:
+        """What the last event says of a run: what its result says. `None`: it failed, and there is none."""
+        if run is None:
+            return {
+                "status": "failed",
+                "is_complete": False,
+                "completion_reason": _REASON["error"],
+                "result": None,
+            }
+        result = self.result(run)
+        return {
+            "status": result.status,
+            "is_complete": result.is_complete,
+            "completion_reason": result.completion_reason,
+            "result": result.text if result.status == "finished" else None,
+            "iteration": max(self.progress.iteration, len(result.steps)),
+        }
 
-def check_options(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
+
+def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A network's own options, and those of the call of the loop."""
     unknown = set(options) - set(NetworkOptions.__annotations__)
     if unknown:
@@ -264,7 +357,7 @@ def check_options(options: Mapping[str, Any]) -> tuple[Setup, dict[str, Any]]:
         rest["max_steps"] = check_count("max_steps", rest["max_steps"], least=1) + 1  # and the answer
     if rest.get("output") is not None:
         rest["output"] = Output.of(rest["output"])
-    return Setup.of(options), rest
+    return {name: options[name] for name in OWN if name in options}, rest
 
 
 def _choice(tool: Any) -> Choice:
@@ -280,10 +373,10 @@ def _choice(tool: Any) -> Choice:
     )
 
 
-def _steps(message: Message | None, choices: Mapping[str, Choice]) -> list[NetworkStep]:
+def _steps(message: Message, choices: Mapping[str, Choice]) -> list[NetworkStep]:
     steps: list[NetworkStep] = []
     known: Mapping[str, Any] = {}
-    for part in () if message is None else message.parts:
+    for part in message.parts:
         if isinstance(part, StepPart):
             known = _known(part)
         elif isinstance(part, ToolPart):

@@ -6,33 +6,31 @@ text. So limits, approvals, pauses, storage and cancellation are those of every 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+import copy
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Literal
 
 from ..._codec import to_json
-from ..._errors import ModelError
 from ..._ids import new_id
-from ..._types import Json, Message, StepPart, TextPart, ToolPart, Usage
-from ...memory.context.render import escape
+from ..._types import Json, TextPart, ToolPart
 from ...models._args import parse_args
 from ...models.base import (
     Model,
     ModelEvent,
     ModelRequest,
     ModelResponse,
-    PartDelta,
     PartEnded,
     PartStarted,
     ResponseEnded,
 )
-from ..output import InvalidObjectError, Output, Partials, answer_text, without_answer_call
+from ..output import Output
+from ..state import RunState
+from .asking import Spent, ask_object
 from .completion import Check, Completion, Verdict, judge
 from .events import Primitive, Tell
-
-TRIES: Final = 3
-"""How often the router's own answers are asked for, before an unusable one ends the run."""
+from .talk import Talk
 
 _ROUTING = """# Routing
 You coordinate others; you do not do the task yourself. Read the conversation and what was done so far, and
@@ -60,6 +58,21 @@ class Route:
     prompt: str
     selection_reason: str = ""
 
+    @property
+    def is_none(self) -> bool:
+        """Whether nobody was chosen, and `prompt` is the answer."""
+        id_ = self.primitive_id.strip().lower()
+        return id_ == "none" or (not id_ and self.primitive_type == "none")
+
+    def to_json(self) -> dict[str, Json]:
+        """As it is stored and told."""
+        return {
+            "primitive_id": self.primitive_id,
+            "primitive_type": self.primitive_type,
+            "prompt": self.prompt,
+            "selection_reason": self.selection_reason,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -80,11 +93,14 @@ class Progress:
     is_complete: bool = False
     reason: str = ""
     route: Route | None = None
-    result: str | None = None
+    is_held: bool = False
+    """Whether the answer is told at the end only: processors have to accept it first."""
 
 
 class Router(Model):
     """See the module. `limit` is the greatest number of choices that are carried out."""
+
+    delegates = True
 
     def __init__(
         self,
@@ -100,8 +116,10 @@ class Router(Model):
         tell: Tell,
     ) -> None:
         self.progress = progress
-        self._model = model
-        self._choices = {choice.id: choice for choice in choices}
+        self.model = model
+        self.state: RunState | None = None
+        """The run that this routes."""
+        self._choices = choices
         self._limit = limit
         self._instructions = instructions
         self._checks = checks
@@ -111,35 +129,50 @@ class Router(Model):
 
     @property
     def name(self) -> str:
-        return self._model.name
+        return self.model.name
+
+    def with_model(self, model: Model) -> Router:
+        """This router with another model, for one step."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     async def request(self, request: ModelRequest) -> ModelResponse:
         """The next choice as a tool call, or the final answer as text."""
-        talk = _Talk.of(request)
+        assert self.state is not None
+        spent = Spent()
+        try:
+            return await self._next(request, Talk.of(request, self.state), spent)
+        except BaseException:
+            self.state.usage += spent.usage  # no response carries it
+            raise
+
+    async def _next(self, request: ModelRequest, talk: Talk, spent: Spent) -> ModelResponse:
         self.progress.iteration = talk.iterations
-        usage, feedback = Usage(), ""
+        feedback = ""
         if talk.iterations:
-            verdict, used = await self._check(request, talk)
-            usage += used
-            if verdict.complete:
-                return _said(verdict.result or talk.last or "", usage, verdict.to_json(), self.name)
-            feedback = verdict.feedback
+            verdict = await self._check(request, talk, spent)
+            # Functions judge results, so they cannot answer what a processor or hook asks for besides.
+            again = self._checks and talk.asks and talk.iterations < self._limit
+            if verdict.complete and not again:
+                return _said(verdict.result or talk.last or "", spent, verdict.to_json(), self.name)
+            feedback = "" if verdict.complete else verdict.feedback
             if talk.iterations >= self._limit:
                 self.progress.reason = f"the limit of {self._limit} iterations was reached"
-                return _said(talk.last or "", usage, verdict.to_json(), self.name)
-        route, used = await self._route(request, talk, feedback)
-        usage += used
-        known = {"iteration": talk.iterations + 1, **_route_json(route)}
-        if route.primitive_type == "none" or route.primitive_id == "none":
+                known = {**verdict.to_json(), "completion_reason": self.progress.reason}
+                return _said(talk.last or "", spent, known, self.name)
+        route = await self._route(request, talk, feedback, spent)
+        known = {"iteration": talk.iterations + 1, **route.to_json()}
+        if route.is_none:
             self.progress.is_complete, self.progress.reason = True, route.selection_reason
-            self.progress.result = route.prompt
             known |= {"is_complete": True, "completion_reason": route.selection_reason}
-            self._tell("network-execution-event-step-finish", {"result": route.prompt, **known})
-            return _said(route.prompt, usage, known, self.name)
+            if not self._holds:
+                self._tell("network-execution-event-step-finish", {"result": route.prompt, **known})
+            return _said(route.prompt, spent, known, self.name)
         self.progress.iteration = talk.iterations + 1
         return ModelResponse(
             parts=(self._call(route),),
-            usage=usage,
+            usage=spent.usage,
             model=self.name,
             finish_reason="tool-calls",
             provider={"network": known},
@@ -155,56 +188,82 @@ class Router(Model):
 
     # -- choosing ------------------------------------------------------------------------------------
 
-    async def _route(self, request: ModelRequest, talk: _Talk, feedback: str) -> tuple[Route, Usage]:
+    async def _route(self, request: ModelRequest, talk: Talk, feedback: str, spent: Spent) -> Route:
         self._tell("routing-agent-start", {"iteration": talk.iterations + 1, "task": talk.task})
-        described = "\n\n".join([_described(choice) for choice in self._choices.values()])
+        offered = {tool.name for tool in request.tools}
+        described = "\n\n".join([_described(c) for c in self._choices if c.tool_name in offered])
         instructions = _ROUTING.format(self._instructions, described)
-        messages = talk.messages(feedback)
-        route, usage = await ask_object(
-            self._model,
+        before = spent.usage
+        route: Route = await ask_object(
+            self.model,
             Output(Route),
-            messages,
+            talk.messages(feedback),
             _joined(request.instructions, instructions),
             request.settings,
+            spent,
+            check=self._contradiction,
         )
         self.progress.route = route
+        none = route.is_none
+        held = {"prompt": ""} if none and self._holds else {}
+        self.progress.is_held = self._holds
         self._tell(
             "routing-agent-end",
             {
                 "iteration": talk.iterations + 1,
                 "task": talk.task,
-                "result": route.prompt if route.primitive_id == "none" else "",
-                "is_complete": route.primitive_id == "none",
-                "usage": usage.to_dict(),
-                **_route_json(route),
+                "result": route.prompt if none and not held else "",
+                "is_complete": none,
+                "usage": spent.since(before).to_dict(),
+                **route.to_json(),
+                **held,
             },
         )
-        return route, usage
+        return route
+
+    def _contradiction(self, route: Route) -> str | None:
+        """What is wrong with a choice that fits the schema."""
+        if route.is_none and not route.prompt.strip():
+            return "prompt is empty; with 'none' it is the answer itself"
+        if route.primitive_type == "none" and not route.is_none and self._named(route.primitive_id):
+            return (
+                f"primitive_type is 'none', but primitive_id is {route.primitive_id!r}; "
+                "both are 'none', or both say who works on the task"
+            )
+        return None
+
+    def _named(self, id_: str) -> list[Choice]:
+        return [choice for choice in self._choices if id_.strip() in (choice.id, choice.tool_name)]
 
     def _call(self, route: Route) -> ToolPart:
         """The tool call of a choice. One that there is not is a call that fails, and the router is told."""
-        choice = self._choices.get(route.primitive_id)
-        if choice is None:
-            return ToolPart(tool_call_id=new_id(), tool_name=route.primitive_id[:100], args={})
+        named = self._named(route.primitive_id)
+        if len(named) > 1:
+            named = [choice for choice in named if choice.type == route.primitive_type]
+        if len(named) != 1:
+            return ToolPart(tool_call_id=new_id(), tool_name=self._unknown(route.primitive_id), args={})
+        choice = named[0]
         args: Json = {"prompt": route.prompt} if choice.type == "agent" else parse_args(route.prompt)
         return ToolPart(tool_call_id=new_id(), tool_name=choice.tool_name, args=args)
 
+    def _unknown(self, id_: str) -> str:
+        """A name for what there is not: one that providers take, and that no tool has."""
+        assert self.state is not None
+        name = re.sub("[^A-Za-z0-9_-]+", "_", id_)[:50] or "nothing"
+        return f"unknown_{name}" if name in self.state.plan.tools.tools else name
+
     # -- checking ------------------------------------------------------------------------------------
 
-    async def _check(self, request: ModelRequest, talk: _Talk) -> tuple[Verdict, Usage]:
-        number = talk.iterations
+    async def _check(self, request: ModelRequest, talk: Talk, spent: Spent) -> Verdict:
+        number, before = talk.iterations, spent.usage
         self._tell("network-validation-start", {"iteration": number, "checks": max(1, len(self._checks))})
-        usage = Usage()
         if self._checks:
             verdict = await judge(
                 self._checks, self._mode, self._check_timeout, talk.task, talk.last or "", talk.results
             )
         else:
-            completion, usage = await self._ask_whether_done(request, talk)
-            verdict = Verdict.of(completion)
+            verdict = Verdict.of(await self._ask_whether_done(request, talk, spent))
         self.progress.is_complete, self.progress.reason = verdict.complete, verdict.reason
-        if verdict.complete:
-            self.progress.result = verdict.result or talk.last
         self._tell(
             "network-validation-end",
             {
@@ -215,140 +274,49 @@ class Router(Model):
                 "duration": verdict.duration,
                 "timed_out": verdict.timed_out,
                 "max_iteration_reached": number >= self._limit and not verdict.complete,
-                "usage": usage.to_dict(),
+                "usage": spent.since(before).to_dict(),
             },
         )
-        return verdict, usage
+        return verdict
 
-    async def _ask_whether_done(self, request: ModelRequest, talk: _Talk) -> tuple[Completion, Usage]:
-        begun: list[str] = []
+    async def _ask_whether_done(self, request: ModelRequest, talk: Talk, spent: Spent) -> Completion:
+        said = ""
 
         def partial(value: Json) -> None:
+            nonlocal said
             text = value.get("final_result") if isinstance(value, dict) and value.get("is_complete") else None
             if not isinstance(text, str) or not text:
                 return
-            if not begun:
+            if not said or not text.startswith(said):  # another try begins anew
+                said = ""
                 self._tell("routing-agent-text-start", {})
-            before = sum(map(len, begun))
-            if len(text) > before:
-                begun.append(text[before:])
-                self._tell("routing-agent-text-delta", {"text": text[before:]})
+            if len(text) > len(said):
+                self._tell("routing-agent-text-delta", {"text": text[len(said) :]})
+                said = text
 
-        return await ask_object(
-            self._model,
+        def problem(made: Completion) -> str | None:
+            if made.is_complete and not (made.final_result or "").strip() and not talk.last:
+                return "is_complete is true, but there is no final_result, and no choice succeeded"
+            return None
+
+        completion: Completion = await ask_object(
+            self.model,
             Output(Completion),
             talk.messages(""),
             _joined(request.instructions, _DONE),
             request.settings,
-            partial,
+            spent,
+            None if self._holds else partial,
+            problem,
         )
-
-
-async def ask_object(
-    model: Model,
-    output: Output,
-    messages: Sequence[Message],
-    instructions: str,
-    settings: Mapping[str, Json],
-    partial: Callable[[Json], None] | None = None,
-) -> tuple[Any, Usage]:
-    """An object of `model`, asked for again while it does not fit. Raises `ModelError` if none does."""
-    mode, usage, problem = output.mode_for(model), Usage(), ""
-    for _ in range(TRIES):
-        told = [*messages]
-        if problem:
-            told.append(Message.user(f"Your last answer did not fit: {escape(problem)}. Answer again."))
-        asked = output.ask(ModelRequest(messages=told, instructions=instructions, settings=settings), mode)
-        response = await _whole(model, asked, output, partial)
-        usage += response.usage if response.usage.requests else response.usage + Usage(requests=1)
-        try:
-            return output.read(answer_text(without_answer_call(response.parts)))[0], usage
-        except InvalidObjectError as error:
-            problem = str(error)
-    raise ModelError(f"{model.name} gave no usable {output.sent.name!r} in {TRIES} tries: {problem}")
-
-
-async def _whole(
-    model: Model, request: ModelRequest, output: Output, partial: Callable[[Json], None] | None
-) -> ModelResponse:
-    if partial is None:
-        return await model.request(request)
-    seen = Partials(output)
-    async with aclosing(model.stream(request)) as events:
-        async for event in events:
-            if isinstance(event, ResponseEnded):
-                return event.response
-            if isinstance(event, PartDelta) and (value := seen.feed(event.delta)) is not None:
-                partial(value)
-    raise ModelError(f"{model.name}'s stream ended without a response")
-
-
-# -- what the router sees ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Talk:
-    """A conversation, and what the network has done about its last question."""
-
-    before: tuple[Message, ...]
-    task: str
-    results: tuple[ToolPart, ...]
-
-    @classmethod
-    def of(cls, request: ModelRequest) -> _Talk:
-        messages = list(request.messages)
-        done: list[ToolPart] = []
-        if messages and messages[-1].role == "assistant":
-            done = [part for part in messages.pop().parts if isinstance(part, ToolPart)]
-        # What earlier turns did is bookkeeping; what they said is the conversation.
-        kept = (
-            message
-            if message.role == "user"
-            else message.replace(parts=[p for p in message.parts if not isinstance(p, (ToolPart, StepPart))])
-            for message in messages
-        )
-        task = next((message.text for message in reversed(messages) if message.role == "user"), "")
-        return cls(tuple([message for message in kept if message.parts]), task, tuple(done))
+        self.progress.is_held = self._holds
+        return completion
 
     @property
-    def iterations(self) -> int:
-        return len(self.results)
-
-    @property
-    def last(self) -> str | None:
-        """What came of the last choice, as text."""
-        if not self.results:
-            return None
-        part = self.results[-1]
-        return _outcome(part) if part.state == "result" else None
-
-    def messages(self, feedback: str) -> list[Message]:
-        """The conversation with what was done so far, as data."""
-        told = list(self.before)
-        if self.results:
-            lines = [
-                f'<done number="{number}" by="{escape(part.tool_name)}" outcome="{part.state}">\n'
-                f"<input>{escape(_text(part.args))}</input>\n"
-                f"<result>{escape(_outcome(part))}</result>\n</done>"
-                for number, part in enumerate(self.results, 1)
-            ]
-            told.append(Message.user("\n".join(["What was done so far:", *lines])))
-        if feedback:
-            told.append(Message.user(f"It is not done yet: {escape(feedback)}"))
-        return told
-
-
-def _outcome(part: ToolPart) -> str:
-    if part.state != "result":
-        return part.error or part.state
-    output = part.output
-    if isinstance(output, Mapping) and isinstance(output.get("text"), str):
-        return str(output["text"])
-    return _text(output)
-
-
-def _text(value: Json) -> str:
-    return value if isinstance(value, str) else to_json(value)
+    def _holds(self) -> bool:
+        """Whether nobody may see the answer before processors have."""
+        guards = None if self.state is None else self.state.guards
+        return guards is not None and (guards.hold != "none" or guards.filters_text)
 
 
 def _described(choice: Choice) -> str:
@@ -356,19 +324,10 @@ def _described(choice: Choice) -> str:
     return f"## {choice.type} {choice.id!r}\n{choice.description or 'No description.'}{schema}"
 
 
-def _route_json(route: Route) -> dict[str, Json]:
-    return {
-        "primitive_id": route.primitive_id,
-        "primitive_type": route.primitive_type,
-        "prompt": route.prompt,
-        "selection_reason": route.selection_reason,
-    }
-
-
-def _said(text: str, usage: Usage, known: Mapping[str, Json], model: str) -> ModelResponse:
+def _said(text: str, spent: Spent, known: Mapping[str, Json], model: str) -> ModelResponse:
     return ModelResponse(
         parts=(TextPart(text),) if text else (),
-        usage=usage,
+        usage=spent.usage,
         model=model,
         finish_reason="stop",
         provider={"network": dict(known)},

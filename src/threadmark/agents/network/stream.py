@@ -56,7 +56,7 @@ class NetworkStream:
 
     async def __aiter__(self) -> AsyncIterator[NetworkEvent]:
         async for event in self._stream:
-            for made in _network_events(self._agent, event):
+            for made in _network_events(self._agent, self._stream, event):
                 yield made
 
     async def _objects(self) -> AsyncIterator[Json]:
@@ -107,12 +107,15 @@ class SyncNetworkStream:
 
     def __iter__(self) -> Iterator[NetworkEvent]:
         for event in self._stream:
-            yield from _network_events(self._agent, event)
+            yield from _network_events(self._agent, self._stream._stream, event)
 
 
-def _network_events(agent: NetworkAgent, event: Any) -> Iterator[NetworkEvent]:
+def _network_events(agent: NetworkAgent, stream: AgentStream, event: Any) -> Iterator[NetworkEvent]:
     """What an event of the loop's stream is in a network's: those before the last are made already."""
-    return agent.translator.end(event) if isinstance(event, TerminalEvent) else iter((event,))
+    if not isinstance(event, TerminalEvent):
+        return iter((event,))
+    result = None if stream._error is not None else stream._result
+    return agent.translator.end(event, agent.ending(result))
 
 
 class _Objects:

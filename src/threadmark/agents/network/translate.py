@@ -10,10 +10,8 @@ from ..events import (
     AbortEvent,
     ErrorEvent,
     Event,
-    FinishEvent,
     ObjectEvent,
     ObjectResultEvent,
-    SuspendedEvent,
     TerminalEvent,
     ToolApprovalEvent,
     ToolCallEvent,
@@ -27,8 +25,6 @@ from ..events import (
 from ..tools import tool_name
 from .events import TERMINAL, NetworkEvent, Primitive
 from .router import Choice, Progress
-
-_STATUS = {FinishEvent: "finished", SuspendedEvent: "suspended", AbortEvent: "aborted"}
 
 
 class Translator:
@@ -112,8 +108,8 @@ class Translator:
             return self._of(event, choice, "suspended", **more)
         return self._of(event, choice, "approval", **more)
 
-    def end(self, event: TerminalEvent) -> Iterator[NetworkEvent]:
-        """The last events of the network."""
+    def end(self, event: TerminalEvent, known: Mapping[str, Json]) -> Iterator[NetworkEvent]:
+        """The last events of the network. `known` is what its result says."""
         progress, open_ = self._progress, list(self._open.items())
         if isinstance(event, AbortEvent):
             if not open_:
@@ -127,16 +123,9 @@ class Translator:
                 yield NetworkEvent(
                     type=f"{choice.type}-execution-abort", run_id=event.run_id, payload=payload
                 )
-        status = _STATUS.get(type(event), "failed")
-        finished = status == "finished"
-        payload = {
-            "status": status,
-            "is_complete": finished and progress.is_complete,
-            "completion_reason": progress.reason if finished or status == "suspended" else "",
-            "result": progress.result if finished else None,
-            "iteration": progress.iteration,
-            "usage": event.usage.to_dict(),
-        }
+        if progress.is_held and known["status"] == "finished":
+            yield from self._held_answer(event.run_id, known)
+        payload = {"iteration": progress.iteration, **known, "usage": event.usage.to_dict()}
         if progress.route is not None:
             payload["primitive_id"] = progress.route.primitive_id
             payload["primitive_type"] = progress.route.primitive_type
@@ -147,3 +136,17 @@ class Translator:
         if self._object is not None:
             payload["object"] = self._object
         yield NetworkEvent(type=TERMINAL, run_id=event.run_id, payload=payload)
+
+    def _held_answer(self, run_id: str, known: Mapping[str, Json]) -> Iterator[NetworkEvent]:
+        """The answer that processors had to accept first."""
+        result, route = known["result"], self._progress.route
+        if route is not None and route.is_none:
+            told = {"result": result, "is_complete": True, "completion_reason": route.selection_reason}
+            yield NetworkEvent(
+                type="network-execution-event-step-finish",
+                run_id=run_id,
+                payload={"iteration": self._progress.iteration, **route.to_json(), "prompt": result, **told},
+            )
+        elif result:
+            yield NetworkEvent(type="routing-agent-text-start", run_id=run_id)
+            yield NetworkEvent(type="routing-agent-text-delta", run_id=run_id, payload={"text": result})

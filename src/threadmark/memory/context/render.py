@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import unified_diff
 
+from ..._codec import to_json
 from ..._types import DataPart, Message, Part, Speaker, StepPart, TextPart, ToolPart
 from ...recall.text import quotes_memory
 from ...stores.base import CONTEXT_PART, MEMORY_TOOLS
@@ -24,6 +25,11 @@ WAITING = {
     "delegation": "The call waits for a person's decision. It is not finished; do not make it again.",
 }
 """What the model is told of a call that waits while people talk on."""
+
+DECIDED = (
+    "The call is decided. It is under way, or goes on once the others that wait with it are decided. Its "
+    "outcome is not known yet; do not make it again."
+)
 
 INTERRUPTED = "The call was interrupted. It has no result. It may have had effects."
 
@@ -120,7 +126,7 @@ def present(message: Message, *, past: bool) -> Message | None:
         if isinstance(part, ToolPart) and past and (part.tool_name in HIDDEN_TOOLS or quotes_memory(part)):
             changed = True
         elif isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed:
-            parts.append(interrupted(part))
+            parts.append(_open(part))
             changed = True
         elif isinstance(part, ToolPart) and part.model_output is not None:
             parts.append(_model_facing(part))
@@ -145,6 +151,17 @@ def _model_facing(part: ToolPart) -> ToolPart:
     if part.model_output is None:
         return part
     return replace(part, output=part.model_output, model_output=None)
+
+
+def _open(call: ToolPart) -> ToolPart:
+    """A stored call without outcome: it waits, or it was interrupted."""
+    pause = call.pause or {}
+    if "decision" in pause:
+        return replace(call, state="interrupted", error=DECIDED)
+    if pause.get("kind") == "suspension" and pause.get("payload") is not None:
+        asked = escape(pause["payload"] if isinstance(pause["payload"], str) else to_json(pause["payload"]))
+        return replace(call, state="interrupted", error=f"{WAITING['suspension']} It asks: {asked}")
+    return interrupted(call)
 
 
 def interrupted(call: ToolPart) -> ToolPart:

@@ -320,6 +320,10 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
     if moment.phase in ("end", "background") and not in_background:
         return None  # without background work a turn's opening does it
     fresh = [raw for raw in snapshot.raw if raw.seq > log.observed_seq]
+    open_gaps = set(log.gaps).difference(log.stubborn)
+    gaps = [raw for raw in snapshot.raw if raw.seq in open_gaps]
+    if gaps and not full and sum(raw.tokens for raw in fresh) < options.buffer_interval:
+        fresh = []  # what was left out, or has changed, made it due
     limit = max(1, options.max_tokens_per_batch >> min(log.observer.failures, 6))
     if fresh and not snapshot.omitted:
         end = None if full else _coming_end(snapshot, size, settings)
@@ -333,8 +337,6 @@ def _observation(snapshot: Snapshot, moment: Moment, settings: ObservationalMemo
         )
     if fresh:
         return Observe(from_seq=log.observed_seq + 1, to_seq=fresh[-1].seq, ids=(), wait=wait)
-    open_gaps = set(log.gaps).difference(log.stubborn)
-    gaps = [raw for raw in snapshot.raw if raw.seq in open_gaps]
     if not gaps and snapshot.omitted and open_gaps:
         first = min(open_gaps)  # not loaded: whoever observes reads it
         return Observe(from_seq=first, to_seq=first, ids=(), wait=wait)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..._errors import ConfigurationError, ModelError
 from ..._types import FilePart, Json, Message, Part, TextPart, Usage
 from ..tokens import estimate_tokens
-from . import tracing
 from ._types import ObservingError
 from .hooks import HookContext, ObservationHooks, Role
 from .settings import ModelByInputTokens
 
 if TYPE_CHECKING:
     from ...models import Model
+    from ...models.base import ModelResponse
     from .settings import ModelChoice
 
 log = logging.getLogger("threadmark")
@@ -54,6 +54,7 @@ class Asker:
     async def ask(self, instructions: str, text: str, files: Sequence[FilePart] = ()) -> Reply:
         """The model's answer to `text`. A model that refuses the files is asked without them."""
         from ...models.base import ModelRequest
+        from ...models.tracing import chat
 
         tokens = estimate_tokens(instructions) + estimate_tokens(text)
         model = self._choose(tokens)
@@ -66,22 +67,17 @@ class Asker:
                 settings=dict(self.settings),
             )
 
-        parts: list[Part] = [TextPart(text), *files]
-        with tracing.span(
-            f"{self.role} {model.name}",
-            gen_ai__operation__name="chat",
-            gen_ai__request__model=model.name.partition(":")[2] or model.name,
-            gen_ai__provider__name=model.name.partition(":")[0],
-            threadmark__role=self.role,
-            threadmark__job_id=self.job_id,
-        ) as span:
-            try:
-                response = await model.request(request(parts))
-            except ModelError as error:
-                if not files or error.status not in _REFUSES_FILES:
-                    raise
-                response = await model.request(request([TextPart(text)]))
-            span.use(response.usage, response.model)
+        async def asked(parts: Sequence[Part]) -> ModelResponse:
+            wanted = request(parts)
+            with chat(model, wanted, role=self.role, job_id=self.job_id) as made:
+                return made.answered(await model.request(wanted))
+
+        try:
+            response = await asked([TextPart(text), *files])
+        except ModelError as error:
+            if not files or error.status not in _REFUSES_FILES:
+                raise
+            response = await asked([TextPart(text)])
         self.usage += response.usage
         return Reply(
             text="".join(part.text for part in response.parts if isinstance(part, TextPart)),

@@ -404,15 +404,15 @@ class ObservedThread:
             before = at
         return found
 
-    def check(self, prompt: Prompt) -> None:
+    def check(self, prompt: Prompt, elsewhere: Collection[str] = ()) -> None:
         """Make sure that nothing is hidden: the invariant that this memory rests on.
 
         Each message that no row in view covers is in the prompt, and each row in view too, or the report
-        names it among what was left out. Raises `ObservingError` otherwise, unless `on_failure` forbids it;
-        then it is told.
+        names it among what was left out. `elsewhere` are ids of messages that are sent beside this prompt.
+        Raises `ObservingError` otherwise, unless `on_failure` forbids it; then it is told.
         """
         report = prompt.report
-        there = {*report.dropped, *(id_ for block in report.blocks for id_ in block.sources)}
+        there = {*report.dropped, *elsewhere, *(id_ for block in report.blocks for id_ in block.sources)}
         lost = [
             message.id
             for message in self.history

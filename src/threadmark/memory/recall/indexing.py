@@ -285,10 +285,10 @@ def _reason(error: ThreadmarkError) -> str:
 def _batches(claims: Sequence[Claim]) -> list[list[tuple[Claim, list[str]]]]:
     """Claims with their texts, in batches of about `TEXTS` texts."""
     batches: list[list[tuple[Claim, list[str]]]] = []
-    size = TEXTS
+    size = 0
     for claim in claims:
         pieces = embedded_texts(claim.message)
-        if size + len(pieces) > TEXTS:
+        if not batches or size + len(pieces) > TEXTS:
             batches.append([])
             size = 0
         batches[-1].append((claim, pieces))

@@ -18,6 +18,7 @@ from ...recall.rerank import rerank
 from ...recall.text import searchable
 from ...stores.base import RecallAnswer, RecallFilter, RecallHit, RecallQuery, RecallState, Store
 from ...stores.base._recall import MAX_RECALL
+from ..tracing import retrieving, tell_found
 from .embedding import embed, resolve
 from .indexing import Indexer, OnProgress
 from .result import Recalled, RecallReason, RecallResult
@@ -132,6 +133,23 @@ class Recaller:
             raise ValidationError(f"the query must be a string, not {type(text).__name__}")
         if not text.strip():
             return RecallResult(query=text)
+        with retrieving(owner, limit) as span:
+            result = await self._search(owner, text, settings, filter, limit, offset, near, strict, read_only)
+            tell_found(span, result)
+        return result
+
+    async def _search(
+        self,
+        owner: str,
+        text: str,
+        settings: SemanticRecall,
+        filter: RecallFilter,
+        limit: int,
+        offset: int,
+        near: int | None,
+        strict: bool,
+        read_only: bool,
+    ) -> RecallResult:
         query, vector, space, degraded = await self._vector(owner, text, settings, read_only)
         lexical = settings.mode != "vector"
         if vector is None and not lexical:

@@ -13,6 +13,7 @@ Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `Validation
 `threadmark.testing.conformance` checks all of this for any store.
 """
 
+from ._cursors import Place, paged, place_of, rows_wanted
 from ._messages import MessageChange, MessageQuery
 from ._observations import (
     Activation,
@@ -38,7 +39,7 @@ from ._observations import (
     Source,
     message_digest,
 )
-from ._personal import CONTEXT_PART, MEMORY_TOOLS, without_personal
+from ._personal import CONTEXT_PART, MEMORY_TOOLS, without_open_calls, without_personal
 from ._recall import (
     Claim,
     Embedded,
@@ -95,6 +96,7 @@ __all__ = [
     "ObservationState",
     "ObservationStore",
     "OrderField",
+    "Place",
     "Priority",
     "RecallAnswer",
     "RecallFilter",
@@ -119,5 +121,9 @@ __all__ = [
     "Window",
     "WorkingMemoryWrite",
     "message_digest",
+    "paged",
+    "place_of",
+    "rows_wanted",
+    "without_open_calls",
     "without_personal",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
-from ..._ids import check_choice, check_filter, check_paging, check_texts
+from ..._ids import check_choice, check_cursor, check_filter, check_paging, check_texts
 from ..._types import Json, Part
 from ._threads import Direction, Scalar
 
@@ -19,8 +19,9 @@ class MessageQuery:
     `order=None`: pages are counted from the newest message, each page reads oldest first. "asc": pages
     from the oldest. "desc": pages from the newest, each newest first. `since` and `until` bound
     `created_at`, both included unless the matching `exclude_` flag is set. `thread_id=None`: the owner's
-    messages of all threads, ordered by `created_at`, then by order of saving. Raises `ValidationError` for
-    what makes no sense, so that no store has to.
+    messages of all threads, ordered by `created_at`, then by order of saving. `cursor` is the `next_cursor`
+    of the page before, in place of `page`. Raises `ValidationError` for what makes no sense, so that no store
+    has to.
     """
 
     thread_id: str | None = None
@@ -35,9 +36,11 @@ class MessageQuery:
     speaker_id: str | None = None
     run_id: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    cursor: str | None = None
 
     def __post_init__(self) -> None:
         check_paging(self.page, self.per_page)
+        check_cursor(self.cursor, self.page)
         check_texts("roles", self.roles)
         if self.order is not None:
             check_choice("order", self.order, get_args(Direction))

@@ -65,8 +65,8 @@ class Store(RecallStore, ObservationStore, RunStore, ABC):
         """Copy a thread. Raises `NotFoundError` without a source, `ConflictError` if `request.id` exists.
 
         The copy gets the source's metadata with the request's merged over it, the title given or
-        "Clone of <source's title>", and the messages' order, parts (for another owner `without_personal`
-        ones), metadata and times; `seq` counts anew.
+        "Clone of <source's title>", and the messages' order, parts (`without_open_calls`, and for another
+        owner `without_personal` ones), metadata and times; `seq` counts anew. Runs are not copied.
         """
 
     @abstractmethod

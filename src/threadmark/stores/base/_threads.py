@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias, get_args
 
-from ..._ids import check_choice, check_count, check_filter, check_paging
+from ..._ids import check_choice, check_count, check_cursor, check_filter, check_paging
 from ..._types import Json
 
 OrderField: TypeAlias = Literal["created_at", "updated_at"]
@@ -19,9 +19,10 @@ Scalar: TypeAlias = str | int | float | bool | None
 class ThreadQuery:
     """Which threads, in which order. Ties are broken by order of creation, in the same direction.
 
-    `per_page=None` means all (then `page` is 0). `metadata` holds exact scalar matches, all of which must
-    hold; `None` matches only an explicit null. Raises `ValidationError` for what makes no sense, so that
-    no store has to.
+    `per_page=None` means all (then `page` is 0). `cursor` is the `next_cursor` of the page before, in place
+    of `page`: the page begins where that one ended, whatever was added or removed meanwhile. `metadata` holds
+    exact scalar matches, all of which must hold; `None` matches only an explicit null. Raises
+    `ValidationError` for what makes no sense, so that no store has to.
     """
 
     page: int = 0
@@ -29,9 +30,11 @@ class ThreadQuery:
     order_by: OrderField = "created_at"
     direction: Direction = "desc"
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    cursor: str | None = None
 
     def __post_init__(self) -> None:
         check_paging(self.page, self.per_page)
+        check_cursor(self.cursor, self.page)
         check_choice("order_by", self.order_by, get_args(OrderField))
         check_choice("direction", self.direction, get_args(Direction))
         check_filter(self.metadata)

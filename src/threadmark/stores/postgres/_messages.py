@@ -9,10 +9,10 @@ from typing import Any
 from ..._codec import parts_to_json, to_json
 from ..._ids import check_filter, check_id, check_metadata, utc
 from ..._types import Message, MessagePage
-from ..base import MessageChange, MessageQuery
+from ..base import MessageChange, MessageQuery, paged, place_of, rows_wanted
 from . import _observations, _recall, _threads
 from ._names import Names
-from ._rows import MESSAGE_COLUMNS, message_from_row, metadata_clause, scalars_json
+from ._rows import MESSAGE_COLUMNS, SEQ_BITS, message_from_row, metadata_clause, scalars_json
 from ._session import Row, Session, Statement
 
 
@@ -21,25 +21,37 @@ def newest(names: Names, owner: str, thread_id: str, last: int | None, slack: in
 
     With `slack` also those from the thread's window on, up to that many more.
     """
-    thread = f"SELECT number, window_seq FROM {names.threads} WHERE resource_id = %s AND id = %s"
+    within, bound = _within(names, owner, thread_id)
     if last is None or not slack:
         return (
-            f"SELECT {_of('m')} FROM ({thread}) AS t JOIN {names.messages} AS m ON m.resource_id = %s "
-            "AND m.key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1 ORDER BY m.key DESC LIMIT %s",
-            (owner, thread_id, owner, last),
+            f"SELECT {MESSAGE_COLUMNS} FROM {names.messages} WHERE {within} ORDER BY key DESC LIMIT %s",
+            (*bound, last),
         )
+    window = f"SELECT window_seq FROM {names.threads} WHERE resource_id = %s AND id = %s"
     return (
-        f"SELECT {MESSAGE_COLUMNS} FROM (SELECT {_of('m')}, t.window_seq, "
-        "row_number() OVER (ORDER BY m.key DESC) AS place "
-        f"FROM ({thread}) AS t JOIN {names.messages} AS m ON m.resource_id = %s "
-        "AND m.key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1 ORDER BY m.key DESC LIMIT %s) AS near "
-        "WHERE place <= %s OR seq >= window_seq ORDER BY key DESC",
-        (owner, thread_id, owner, last + slack, last),
+        f"SELECT {MESSAGE_COLUMNS} FROM (SELECT {MESSAGE_COLUMNS}, row_number() OVER (ORDER BY key DESC) AS "
+        f"place FROM {names.messages} WHERE {within} ORDER BY key DESC LIMIT %s) AS near "
+        f"WHERE place <= %s OR seq >= ({window}) ORDER BY key DESC",
+        (*bound, last + slack, last, owner, thread_id),
     )
 
 
-def _of(table: str) -> str:
-    return ", ".join([f"{table}.{column}" for column in MESSAGE_COLUMNS.split(", ")])
+def _within(names: Names, owner: str, thread_id: str) -> tuple[str, list[Any]]:
+    """The condition that a message is of the thread, as one range of the primary key.
+
+    The thread's number is a subquery of its own: joined, it is a filter to the planner where statistics say
+    that the owner has little else, and the owner's newer messages of all threads are read through.
+    """
+    first = _first(names)
+    return (
+        f"resource_id = %s AND key >= {first} AND key < {first} + {1 << SEQ_BITS}",
+        [owner, *[owner, check_id("thread", thread_id)] * 2],
+    )
+
+
+def _first(names: Names) -> str:
+    """The key before the first of a thread; takes the owner and the thread's id."""
+    return f"(SELECT number << {SEQ_BITS} FROM {names.threads} WHERE resource_id = %s AND id = %s)"
 
 
 def oldest_first(rows: list[Row]) -> list[Message]:
@@ -50,43 +62,43 @@ def list_page(names: Names, owner: str, query: MessageQuery) -> tuple[list[State
     """The statements that read a page, and what makes the page of their rows."""
     conditions, params = _conditions(query)
     bound: list[Any]
+    place = place_of(owner, query)
+    ascending = query.order == "asc" or (query.order is None and query.per_page is None)
+    beyond = ">" if ascending else "<"
     if query.thread_id is None:
-        where, bound, keys = "resource_id = %s", [owner, *params], "created_at {0}, key {0}"
-        source = names.messages
+        where, bound, keys = "resource_id = %s", [owner], "created_at {0}, key {0}"
+        if place:
+            where += f" AND (created_at, key) {beyond} (%s, %s)"
+            bound += [place.at, place.number]
     else:
-        thread = _threads.find(names, owner, query.thread_id)
-        source = (
-            f"(SELECT number FROM {names.threads} WHERE resource_id = %s AND id = %s) AS t, {names.messages}"
-        )
-        where = "resource_id = %s AND key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1"
-        bound, keys = [*thread[1], owner, *params], "key {0}"
-    total: Statement = (f"SELECT count(*) FROM {source} WHERE {where}{conditions}", bound)
-    if not conditions:
+        where, bound = _within(names, owner, query.thread_id)
+        keys = "key {0}"
+        if place:
+            where += f" AND key {beyond} {_first(names)} + %s"
+            bound += [owner, query.thread_id, place.number]
+    bound += params
+    total: Statement = (f"SELECT count(*) FROM {names.messages} WHERE {where}{conditions}", bound)
+    if place:
+        total = ("SELECT %s::bigint", (place.total,))
+    elif not conditions:
         one = "" if query.thread_id is None else " AND id = %s"
         total = (
             f"SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads} "
             f"WHERE resource_id = %s{one}",
             [owner, *([] if query.thread_id is None else [query.thread_id])],
         )
-    ascending = query.order == "asc" or (query.order is None and query.per_page is None)
     skip = 0 if query.per_page is None else query.page * query.per_page
     page: Statement = (
-        f"SELECT {MESSAGE_COLUMNS} FROM {source} WHERE {where}{conditions} "
+        f"SELECT {MESSAGE_COLUMNS} FROM {names.messages} WHERE {where}{conditions} "
         f"ORDER BY {keys.format('ASC' if ascending else 'DESC')} LIMIT %s OFFSET %s",
-        [*bound, query.per_page, skip],
+        [*bound, rows_wanted(query), skip],
     )
 
     def make(totals: list[Row], rows: list[Row]) -> MessagePage:
         counted = totals[0][0] if totals else 0
-        if query.order is None and not ascending:
-            rows.reverse()
-        return MessagePage(
-            messages=tuple([message_from_row(row) for row in rows]),
-            total=counted,
-            page=query.page,
-            per_page=query.per_page,
-            has_more=bool(rows) and skip + len(rows) < counted,
-        )
+        found = [message_from_row(row) for row in rows]
+        numbers = [row[0] if query.thread_id is None else row[2] for row in rows]
+        return paged(MessagePage, owner, query, found, numbers, counted)
 
     return [total, page], make
 
@@ -157,7 +169,7 @@ def _near(names: Names) -> str:
                   AND m.key < hit.first + 4294967296 ORDER BY m.key LIMIT %s) AS n
             )
             SELECT {MESSAGE_COLUMNS} FROM {names.messages}
-              WHERE resource_id = %s AND key IN (SELECT key FROM near) ORDER BY key"""
+              WHERE resource_id = %s AND key = ANY(ARRAY(SELECT key FROM near)) ORDER BY key"""
 
 
 def update(

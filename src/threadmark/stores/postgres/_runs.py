@@ -87,6 +87,10 @@ def list_page(
             f" AND thread_number = (SELECT number FROM {names.threads} WHERE resource_id = %s AND id = %s)"
         )
         params += [owner, check_id("thread", thread_id)]
+    if status in ("running", "suspended"):
+        # As a literal: a plan for any status could not use the index of open runs.
+        where += f" AND status = '{status}'"
+        status = None
     for clause, value in (
         ("status = %s", optional_text("status", status)),
         ("agent = %s", optional_text("agent", agent)),

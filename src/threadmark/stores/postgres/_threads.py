@@ -10,7 +10,17 @@ from ..._codec import to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text, utc
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
+from ..base import (
+    CloneRequest,
+    NewThread,
+    ThreadChange,
+    ThreadQuery,
+    paged,
+    place_of,
+    rows_wanted,
+    without_open_calls,
+    without_personal,
+)
 from . import _observations, _recall
 from ._names import Names
 from ._rows import (
@@ -102,18 +112,22 @@ def list_page(names: Names, owner: str, query: ThreadQuery) -> tuple[list[Statem
     condition = [owner, *params]
     direction = "ASC" if query.direction == "asc" else "DESC"
     skip = 0 if query.per_page is None else query.page * query.per_page
-    total: Statement = (
-        (f"SELECT count(*) FROM {names.threads} WHERE resource_id = %s{where}", condition)
-        if where
-        else (f"SELECT thread_count FROM {names.resources} WHERE id = %s", (owner,))
-    )
+    place = place_of(owner, query)
+    if place is not None:
+        total: Statement = ("SELECT %s::bigint", (place.total,))
+        where += f" AND ({query.order_by}, number) {'>' if query.direction == 'asc' else '<'} (%s, %s)"
+        condition = [*condition, place.at, place.number]
+    elif where:
+        total = (f"SELECT count(*) FROM {names.threads} WHERE resource_id = %s{where}", condition)
+    else:
+        total = (f"SELECT thread_count FROM {names.resources} WHERE id = %s", (owner,))
     # The numbers of the page come from the index alone; only its own rows are fetched, however deep it is.
     page: Statement = (
         f"SELECT {THREAD_COLUMNS} FROM {names.threads} WHERE resource_id = %s AND number IN ("
         f"SELECT number FROM {names.threads} WHERE resource_id = %s{where} "
         f"ORDER BY {query.order_by} {direction}, number {direction} LIMIT %s OFFSET %s) "
         f"ORDER BY {query.order_by} {direction}, number {direction}",
-        [owner, *condition, query.per_page, skip],
+        [owner, *condition, rows_wanted(query), skip],
     )
     if query.per_page is None:
         page = (
@@ -124,13 +138,8 @@ def list_page(names: Names, owner: str, query: ThreadQuery) -> tuple[list[Statem
 
     def make(totals: list[Row], rows: list[Row]) -> ThreadPage:
         counted = totals[0][0] if totals else 0
-        return ThreadPage(
-            threads=tuple([thread_from_row(row) for row in rows]),
-            total=counted,
-            page=query.page,
-            per_page=query.per_page,
-            has_more=bool(rows) and skip + len(rows) < counted,
-        )
+        found = [thread_from_row(row) for row in rows]
+        return paged(ThreadPage, owner, query, found, [row[0] for row in rows], counted)
 
     return [total, page], make
 
@@ -249,9 +258,8 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
         raise ConflictError("an id for a copied message is in use already")
     now = utc("now", request.now)
     keys = {key: (row[0] << SEQ_BITS) + seq for seq, (_, key) in enumerate(sources, 1)}
-    fewer: dict[int, str] = {}
-    if to != owner:
-        fewer = {keys[key]: parts for key, parts in _impersonal(db, names, owner, list(keys)).items()}
+    changed = _closed(db, names, owner, list(keys), personal=to == owner)
+    fewer = {keys[key]: parts for key, parts in changed.items()}
     *_, rows = db.together(
         [
             (
@@ -304,6 +312,23 @@ def _impersonal(db: Session, names: Names, owner: str, keys: Sequence[int]) -> d
     return {key: kept for key, parts in rows if (kept := without_personal(parts)) is not None}
 
 
+def _closed(db: Session, names: Names, owner: str, keys: Sequence[int], *, personal: bool) -> dict[int, str]:
+    """Of those messages that a copy does not have as they are, the parts as it has them."""
+    rows = db.rows(
+        f"SELECT key, parts FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s) "
+        "AND (NOT %s OR strpos(parts, %s) > 0)",
+        (owner, list(keys), personal, '"call"'),
+    )
+    found: dict[int, str] = {}
+    for key, parts in rows:
+        kept = without_open_calls(parts)
+        if not personal:
+            kept = without_personal(kept or parts) or kept
+        if kept is not None:
+            found[key] = kept
+    return found
+
+
 def _keep(names: Names, owner: str, parts: Mapping[int, str]) -> list[Statement]:
     return [
         (f"UPDATE {names.messages} SET parts = %s WHERE resource_id = %s AND key = %s", (text, owner, key))
@@ -344,7 +369,7 @@ def history(names: Names, owner: str, thread_id: str) -> Statement:
                 JOIN line ON parent.number = line.source WHERE parent.resource_id = %s
             )
             SELECT {THREAD_COLUMNS} FROM {names.threads}
-              WHERE resource_id = %s AND number IN (SELECT number FROM line) ORDER BY number""",
+              WHERE resource_id = %s AND number = ANY(ARRAY(SELECT number FROM line)) ORDER BY number""",
         (owner, check_id("thread", thread_id), owner, owner),
     )
 

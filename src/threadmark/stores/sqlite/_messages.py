@@ -10,7 +10,7 @@ from ..._codec import parts_to_json, time_to_text, to_json
 from ..._errors import ConflictError
 from ..._ids import check_filter, check_id, check_metadata
 from ..._types import Message, MessagePage
-from ..base import MessageChange, MessageQuery
+from ..base import MessageChange, MessageQuery, paged, place_of, rows_wanted
 from . import _observation_changes, _recall, _threads
 from ._driver import Connection, Row
 from ._rows import (
@@ -83,11 +83,17 @@ def newest(db: Connection, number: int, count: int | None, since_seq: int = 0) -
 
 def list_page(db: Connection, owner: str, query: MessageQuery) -> MessagePage:
     conditions, params = _conditions(query)
+    place = place_of(owner, query)
+    oldest_first = query.order == "asc" or (query.order is None and query.per_page is None)
+    beyond = ">" if oldest_first else "<"
     if query.thread_id is None:
         where = "resource_id = ?"
         bound: list[Any] = [owner, *params]
         keys = "created_at {0}, key {0}"
-        total = None if conditions else _threads.count_messages(db, owner)
+        total = None if conditions or place else _threads.count_messages(db, owner)
+        if place:
+            where += f" AND (created_at, key) {beyond} (?, ?)"
+            bound[1:1] = [time_to_text(place.at), place.number]
     else:
         thread = _threads.find(db, owner, query.thread_id)
         if thread is None:
@@ -96,25 +102,22 @@ def list_page(db: Connection, owner: str, query: MessageQuery) -> MessagePage:
         bound = [first_key(thread[0]), last_key(thread[0]), *params]
         keys = "key {0}"
         total = None if conditions else thread[8]
-    if total is None:
+        if place:
+            where += f" AND key {beyond} ?"
+            bound.insert(2, first_key(thread[0]) + place.number)
+    if place:
+        total = place.total
+    elif total is None:
         total = db.execute(f"SELECT count(*) FROM messages WHERE {where}{conditions}", bound)[0][0]
-    oldest_first = query.order == "asc" or (query.order is None and query.per_page is None)
-    per_page = -1 if query.per_page is None else query.per_page
+    wanted = rows_wanted(query)
     skip = 0 if query.per_page is None else query.page * query.per_page
     rows = db.execute(
         f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {where}{conditions} "
         f"ORDER BY {keys.format('ASC' if oldest_first else 'DESC')} LIMIT ? OFFSET ?",
-        [*bound, per_page, skip],
+        [*bound, -1 if wanted is None else wanted, skip],
     )
-    if query.order is None and not oldest_first:
-        rows.reverse()
-    return MessagePage(
-        messages=tuple([message_from_row(row) for row in rows]),
-        total=total,
-        page=query.page,
-        per_page=query.per_page,
-        has_more=bool(rows) and skip + len(rows) < total,
-    )
+    numbers = [row[0] if query.thread_id is None else row[2] for row in rows]
+    return paged(MessagePage, owner, query, [message_from_row(row) for row in rows], numbers, total)
 
 
 def _conditions(query: MessageQuery) -> tuple[str, list[Any]]:

@@ -22,7 +22,7 @@ from ._driver import Connection
 from ._observation_changes import rehide
 from ._observation_jobs import held
 from ._observations import COLUMNS, keys_of, log_of, to_values
-from ._rows import MESSAGE_COLUMNS, SEQ_BITS, first_key, message_from_row, optional_text
+from ._rows import MESSAGE_COLUMNS, OF_OWNER, SEQ_BITS, first_key, message_from_row, optional_text
 
 _SEQ = (1 << SEQ_BITS) - 1
 
@@ -62,7 +62,7 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
         (to_json(keys),),
     )
     return ObservationReceipt(
-        rows=tuple(to_values(db, rows, {number: log.visible_seq})), uncovered=tuple(uncovered), log=log
+        rows=tuple(to_values(db, owner, rows, {number: log.visible_seq})), uncovered=tuple(uncovered), log=log
     )
 
 
@@ -89,7 +89,8 @@ def _commit_rows(
     unchanged: set[str] = set()
     as_read = 0
     for row in db.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key BETWEEN ? AND ?", (base + first, base + last)
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {OF_OWNER} AND key BETWEEN ? AND ?",
+        (owner, base + first, base + last),
     ):
         message = message_from_row(row)
         same = known.get(message.id) == message_digest(message)

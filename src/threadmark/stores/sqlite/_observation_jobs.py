@@ -10,7 +10,7 @@ from ..._ids import check_id, check_text
 from ..base import JobClaim, JobFailure, JobKind, ObservationJob
 from . import _threads
 from ._driver import Connection, Row
-from ._rows import first_key
+from ._rows import OF_OWNER, first_key
 
 COLUMNS = (
     "id, kind, from_seq, to_seq, prompt, holder, fence, state, attempts, until, started_at, finished_at, "
@@ -46,7 +46,7 @@ def claim(db: Connection, owner: str, claim: JobClaim) -> ObservationJob | None:
     )
     if claim.kind in running(db, number, claim.now):
         return None
-    if claim.kind == "observe" and not _has_work(db, number, claim):
+    if claim.kind == "observe" and not _has_work(db, owner, number, claim):
         return None
     same = db.execute(
         "SELECT state, attempts FROM observation_jobs WHERE thread_number = ? AND kind = ? "
@@ -104,7 +104,7 @@ def claim(db: Connection, owner: str, claim: JobClaim) -> ObservationJob | None:
     return job
 
 
-def _has_work(db: Connection, number: int, claim: JobClaim) -> bool:
+def _has_work(db: Connection, owner: str, number: int, claim: JobClaim) -> bool:
     """Whether the range holds a message that is not observed. Raises `ValidationError` for a bad range."""
     observed, visible = db.execute(
         "SELECT observed_seq, visible_seq FROM observation_logs WHERE thread_number = ?", (number,)
@@ -123,7 +123,10 @@ def _has_work(db: Connection, number: int, claim: JobClaim) -> bool:
         return False  # another job has moved the cursor meanwhile, or will have to first
     base = first_key(number)
     return bool(
-        db.execute("SELECT 1 FROM messages WHERE key BETWEEN ? AND ? LIMIT 1", (base + first, base + last))
+        db.execute(
+            f"SELECT 1 FROM messages WHERE {OF_OWNER} AND key BETWEEN ? AND ? LIMIT 1",
+            (owner, base + first, base + last),
+        )
     )
 
 

@@ -27,7 +27,7 @@ from ..base import (
 from . import _threads
 from ._driver import Connection, Row
 from ._observation_jobs import running
-from ._rows import MESSAGE_COLUMNS, SEQ_BITS, first_key, last_key, message_from_row
+from ._rows import MESSAGE_COLUMNS, OF_OWNER, SEQ_BITS, first_key, last_key, message_from_row
 
 LOG_COLUMNS = (
     "observed_seq, visible_seq, version, hints, extracted, observer_failures, observer_retry_at, "
@@ -83,10 +83,10 @@ def read(db: Connection, owner: str, query: LogQuery) -> ObservationState:
         f"SELECT {COLUMNS} FROM observations WHERE thread_number = ? AND hidden = 0 ORDER BY place, number",
         (number,),
     )
-    raw, omitted = _uncovered(db, number, log, query)
+    raw, omitted = _uncovered(db, owner, number, log, query)
     return ObservationState(
         log=log,
-        rows=tuple(to_values(db, rows, {number: log.visible_seq})),
+        rows=tuple(to_values(db, owner, rows, {number: log.visible_seq})),
         raw=tuple([message_from_row(row) for row in raw]),
         omitted=omitted,
         ends=_ends(db, number, log),
@@ -107,42 +107,49 @@ def _ends(db: Connection, number: int, log: ObservationLog) -> tuple[int, ...]:
     return (*(row[0] for row in rows), log.observed_seq)
 
 
-def _uncovered(db: Connection, number: int, log: ObservationLog, query: LogQuery) -> tuple[list[Row], int]:
+def _uncovered(
+    db: Connection, owner: str, number: int, log: ObservationLog, query: LogQuery
+) -> tuple[list[Row], int]:
     """Rows of the messages that are not covered, oldest first, and how many more there are."""
-    since, until = first_key(number) + log.visible_seq, last_key(number)
-    gaps = [seq for seq in log.gaps if seq <= log.visible_seq]
-    keys = to_json([first_key(number) + seq for seq in gaps])
-    where = "key > ? AND key <= ?" + (" OR key IN (SELECT value FROM json_each(?))" if gaps else "")
-    params: list[Any] = [since, until, *([keys] if gaps else [])]
+    base = first_key(number)
+    after = f"{OF_OWNER} AND key > ? AND key <= ?"
+    span = (owner, base + log.visible_seq, last_key(number))
+    # Gaps lie before that range. Asked for in one condition, the range is lost on some planners.
+    gap = f"{OF_OWNER} AND key IN (SELECT value FROM json_each(?))"
+    keys = [base + seq for seq in log.gaps if seq <= log.visible_seq]
     if query.oldest:
-        rows = _unobserved(db, number, log, query.limit)
+        rows = _unobserved(db, owner, number, log, query.limit)
     else:
-        rows = db.execute(
-            f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {where} ORDER BY key DESC LIMIT ?",
-            [*params, query.limit],
-        )
+        newest = f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {{}} ORDER BY key DESC LIMIT ?"
+        rows = db.execute(newest.format(after), (*span, query.limit))
+        if keys and len(rows) < query.limit:
+            rows += db.execute(newest.format(gap), (owner, to_json(keys), query.limit - len(rows)))
         rows.reverse()
     omitted = 0
     if query.oldest or len(rows) == query.limit:
-        omitted = db.execute(f"SELECT count(*) FROM messages WHERE {where}", params)[0][0] - len(rows)
+        omitted = db.execute(f"SELECT count(*) FROM messages WHERE {after}", span)[0][0] - len(rows)
+        if keys:
+            counted = db.execute(f"SELECT count(*) FROM messages WHERE {gap}", (owner, to_json(keys)))
+            omitted += counted[0][0]
     return rows, omitted
 
 
-def _unobserved(db: Connection, number: int, log: ObservationLog, limit: int) -> list[Row]:
+def _unobserved(db: Connection, owner: str, number: int, log: ObservationLog, limit: int) -> list[Row]:
     """Rows of the oldest messages that were never observed, then of gaps, in order of seq."""
     base = first_key(number)
     rows = db.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key > ? AND key <= ? ORDER BY key LIMIT ?",
-        (base + log.observed_seq, last_key(number), limit),
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {OF_OWNER} AND key > ? AND key <= ? "
+        "ORDER BY key LIMIT ?",
+        (owner, base + log.observed_seq, last_key(number), limit),
     )
     stubborn = set(log.stubborn)
     keys = [base + seq for seq in log.gaps if seq not in stubborn]
     if not keys or len(rows) >= limit:
         return rows
     gaps = db.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE key IN (SELECT value FROM json_each(?)) "
-        "ORDER BY key LIMIT ?",
-        (to_json(keys), limit - len(rows)),
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {OF_OWNER} "
+        "AND key IN (SELECT value FROM json_each(?)) ORDER BY key LIMIT ?",
+        (owner, to_json(keys), limit - len(rows)),
     )
     return [*gaps, *rows]
 
@@ -159,13 +166,15 @@ def _profile(db: Connection, owner: str, query: LogQuery, number: int) -> tuple[
         (owner, number, query.profile),
     )
     rows.reverse()
-    return tuple(to_values(db, rows, None))
+    return tuple(to_values(db, owner, rows, None))
 
 
 # -- rows --------------------------------------------------------------------------------------------
 
 
-def to_values(db: Connection, rows: Sequence[Row], visible: dict[int, int] | None) -> list[Observation]:
+def to_values(
+    db: Connection, owner: str, rows: Sequence[Row], visible: dict[int, int] | None
+) -> list[Observation]:
     """Rows as values. `visible` gives each thread's `visible_seq`; it is looked up where `None`."""
     if not rows:
         return []
@@ -174,9 +183,9 @@ def to_values(db: Connection, rows: Sequence[Row], visible: dict[int, int] | Non
     for key, message_id, message_key, part, start, end in db.execute(
         "SELECT s.observation_key, m.id, s.message_key, s.part, s.char_from, s.char_to "
         "FROM observation_sources AS s JOIN messages AS m ON m.key = s.message_key "
-        "WHERE s.observation_key IN (SELECT value FROM json_each(?)) "
+        "WHERE s.observation_key IN (SELECT value FROM json_each(?)) AND +m.resource_id = ? "
         "ORDER BY s.observation_key, s.message_key",
-        (keys,),
+        (keys, owner),
     ):
         of[key].append(Source(message_id=message_id, part=part, start=start, end=end, seq=message_key & _SEQ))
     children: dict[int, list[str]] = defaultdict(list)
@@ -295,7 +304,7 @@ def list_page(db: Connection, owner: str, query: ObservationQuery) -> Observatio
         [*params, -1 if query.per_page is None else query.per_page, skip],
     )
     return ObservationPage(
-        observations=tuple(to_values(db, rows, None)),
+        observations=tuple(to_values(db, owner, rows, None)),
         total=total,
         page=query.page,
         per_page=query.per_page,

@@ -27,6 +27,10 @@ THREAD_COLUMNS = (
     "last_seq, version, source_thread_id, source_message_id, cloned_at, "
     "window_seq, window_memory, window_fingerprint, window_counted"
 )
+OF_OWNER = "+resource_id = ?"
+"""For reads of messages by key that PostgreSQL runs, too: its index begins with the owner. The plus keeps
+SQLite, where `key` alone leads to the row, from an index that begins with the owner."""
+
 MESSAGE_COLUMNS = (
     "key, thread_id, seq, id, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, "
     "created_at"

@@ -8,7 +8,17 @@ from ..._codec import time_to_text, to_json
 from ..._errors import ConflictError, NotFoundError
 from ..._ids import check_filter, check_id, check_metadata, check_text
 from ..._types import Thread, ThreadClone, ThreadPage
-from ..base import CloneRequest, NewThread, ThreadChange, ThreadQuery, without_personal
+from ..base import (
+    CloneRequest,
+    NewThread,
+    ThreadChange,
+    ThreadQuery,
+    paged,
+    place_of,
+    rows_wanted,
+    without_open_calls,
+    without_personal,
+)
 from . import _observation_changes, _recall, _working
 from ._driver import Connection, Row
 from ._rows import (
@@ -93,26 +103,27 @@ def create(db: Connection, owner: str, thread: NewThread) -> Thread:
 def list_page(db: Connection, owner: str, query: ThreadQuery) -> ThreadPage:
     where, params = metadata_clauses("metadata", check_filter(query.metadata))
     condition: list[Any] = [owner, *params]
-    if where:
+    place = place_of(owner, query)
+    if place is not None:
+        total = place.total
+    elif where:
         total = db.execute(f"SELECT count(*) FROM threads WHERE resource_id = ?{where}", condition)[0][0]
     else:
         counted = db.execute("SELECT thread_count FROM resources WHERE id = ?", (owner,))
         total = counted[0][0] if counted else 0
     direction = "ASC" if query.direction == "asc" else "DESC"
-    per_page = -1 if query.per_page is None else query.per_page
+    if place is not None:
+        where += f" AND ({query.order_by}, number) {'>' if query.direction == 'asc' else '<'} (?, ?)"
+        condition += [time_to_text(place.at), place.number]
+    wanted = rows_wanted(query)
     skip = 0 if query.per_page is None else query.page * query.per_page
     rows = db.execute(
         f"SELECT {THREAD_COLUMNS} FROM threads WHERE resource_id = ?{where} "
         f"ORDER BY {query.order_by} {direction}, number {direction} LIMIT ? OFFSET ?",
-        [*condition, per_page, skip],
+        [*condition, -1 if wanted is None else wanted, skip],
     )
-    return ThreadPage(
-        threads=tuple([thread_from_row(row) for row in rows]),
-        total=total,
-        page=query.page,
-        per_page=query.per_page,
-        has_more=bool(rows) and skip + len(rows) < total,
-    )
+    threads = [thread_from_row(row) for row in rows]
+    return paged(ThreadPage, owner, query, threads, [row[0] for row in rows], total)
 
 
 def change(db: Connection, owner: str, thread_id: str, change: ThreadChange) -> Thread:
@@ -201,7 +212,10 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
         keys[row[0]] = first_key(number) + seq
         seqs.append(row[2])
         fields = list(row[4:10])
-        if to != owner and (kept := without_personal(fields[4])) is not None:
+        kept = without_open_calls(fields[4])
+        if to != owner:
+            kept = without_personal(kept or fields[4]) or kept
+        if kept is not None:
             fields[4] = kept
             reworded.append(first_key(number) + seq)
         rows.append((first_key(number) + seq, to, request.id, seq, new_id, *fields, row[11]))

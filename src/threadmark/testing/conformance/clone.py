@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from ..._errors import ConflictError, NotFoundError, ValidationError
 from ..._types import Message, Speaker, TextPart, ThreadSource, ToolPart
-from ...stores.base import CloneRequest, Store
+from ...stores.base import CloneRequest, MessageQuery, Store
+from ...stores.base._personal import COPIED
 from ._dump import dump, whole
 from ._expect import holds, refuses, same
 from ._harness import Harness
@@ -39,6 +40,30 @@ async def source(h: Harness, number: int = 5) -> Store:
     turn = h.turn("t1", messages, title="Plan", metadata={"a": 1, "b": {"x": 1}}, run=h.run("r1"))
     await store.write_turn("ann", turn)
     return store
+
+
+@behaviour("clone: a call without outcome is closed in the copy, and stays as it is in the source")
+async def open_calls(h: Harness) -> None:
+    store = await h.fresh()
+    waits = ToolPart(tool_call_id="c1", tool_name="x", args={"call": "a"}, pause={"kind": "approval"})
+    done = ToolPart(tool_call_id="c2", tool_name="x", args={"call": "b"}, state="result", output="call")
+    theirs = ToolPart(tool_call_id="c3", tool_name="x", args={}, provider_executed=True)
+    answer = h.message(role="assistant", parts=[waits, TextPart('"call"'), done, theirs])
+    await store.write_turn("ann", h.turn("t1", ["go", answer]))
+    await store.clone_thread("ann", "t1", h.clone("t2"))
+    await store.clone_thread("ann", "t1", h.clone("t3", owner="bob"))
+    for owner, thread in (("ann", "t2"), ("bob", "t3")):
+        page = await store.list_messages(owner, MessageQuery(thread_id=thread, order="asc"))
+        closed, *rest = page.messages[1].parts
+        assert isinstance(closed, ToolPart)
+        same(
+            ("interrupted", None, {"call": "a"}, COPIED),
+            (closed.state, closed.pause, closed.args, closed.error),
+            f"the call in {thread}",
+        )
+        same([TextPart('"call"'), done, theirs], rest, f"the rest of the message in {thread}")
+    page = await store.list_messages("ann", MessageQuery(thread_id="t1", order="asc"))
+    same(answer.parts, page.messages[1].parts, "the source keeps the call open")
 
 
 @behaviour("clone: messages keep content, order and times, under new ids")

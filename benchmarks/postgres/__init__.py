@@ -1,0 +1,1 @@
+"""Benchmarks of the PostgreSQL store: `python -m benchmarks.postgres URL`."""

@@ -1,0 +1,610 @@
+"""Tracing: the spans of every kind of run, each ended exactly once, without a word of what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inline_snapshot import snapshot
+
+from spans import Spans, recorded
+from threadmark import Agent, ConfigurationError, Memory, ModelError, ToolContext, configure_tracing, tool
+from threadmark._tracing import current_traceparent, span
+from threadmark.processors import Processor, ProcessorContext
+from threadmark.testing import ScriptedModel, ToolCall
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    with recorded() as made:
+        yield made
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+@tool(requires_approval=True)
+def pay(amount: int) -> str:
+    """Pay."""
+    return f"paid {amount}"
+
+
+def agent(memory: Memory | None, *replies: Any, **options: Any) -> Agent:
+    return Agent("helper", model=ScriptedModel(list(replies)), memory=memory, **options)
+
+
+PLACE: Any = {"resource": "ana", "thread": "t"}
+
+
+async def test_text_turn(memory: Memory, spans: Spans) -> None:
+    """One agent span, with reading memory, making the prompt, the model and saving below it."""
+    await agent(memory, "Hello, secret Ana.").generate("I am secret Ana.", **PLACE)
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  upsert_memory
+""")
+    run = spans.one("invoke_agent helper")
+    assert run["gen_ai.operation.name"] == "invoke_agent"
+    assert run["gen_ai.agent.name"] == "helper"
+    assert run["gen_ai.conversation.id"] == "t"
+    assert run["gen_ai.response.finish_reasons"] == ("stop",)
+    assert run["gen_ai.usage.output_tokens"] > 0
+    asked = spans.one("chat model")
+    assert asked["gen_ai.provider.name"] == "scripted"
+    assert asked["gen_ai.usage.output_tokens"] == run["gen_ai.usage.output_tokens"]
+    saved = spans.one("upsert_memory")
+    assert saved["gen_ai.memory.record.count"] == 2
+    assert len(saved["threadmark.memory.message_ids"]) == 2
+    assert spans.one("search_memory")["gen_ai.memory.record.count"] == 0
+    assert "secret" not in spans.text()
+
+
+async def test_without_memory(spans: Spans) -> None:
+    """A run on its own has no spans of memory."""
+    await agent(None, "Hi.").generate("Hi.")
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  chat model
+""")
+
+
+async def test_tool_turn(memory: Memory, spans: Spans) -> None:
+    """Every call of a tool has its span, also one whose tool is not there or gets wrong arguments."""
+    calls = [ToolCall("add", {"a": 1, "b": 2}), ToolCall("add", {"a": "x"}), ToolCall("gone", {})]
+    await agent(memory, calls, "3", tools=[add]).generate("1 + 2?", **PLACE)
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  execute_tool add !invalid_arguments
+  execute_tool gone !unknown_tool
+  execute_tool add
+  chat model
+  upsert_memory
+""")
+    good = next(dict(s.attributes or {}) for s in spans.named("execute_tool add"))
+    assert good["gen_ai.tool.type"] == "function"
+    assert good["gen_ai.tool.call.id"]
+    assert "gen_ai.tool.call.arguments" not in spans.text()
+
+
+async def test_what_a_tool_does_is_below_it(spans: Spans) -> None:
+    """Spans that a tool makes, in its thread too, are below the call."""
+
+    @tool
+    def look() -> str:
+        """Look."""
+        with span("inner"):
+            return current_traceparent() or ""
+
+    await agent(None, ToolCall("look"), "ok", tools=[look]).generate("go")
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  chat model
+  execute_tool look
+    inner
+  chat model
+""")
+
+
+async def test_recall_turn(tmp_path: Path) -> None:
+    """What is recalled has a span with counts and ids; the index works on in a trace of its own."""
+    url = f"sqlite:///{tmp_path / 'recall.db'}"
+    async with Memory(url, semantic_recall=True, embedder="static") as memory:
+        await memory.ready()
+        await memory.settled()
+        with recorded() as spans:
+            helper = agent(memory, "Noted.", "Blue.")
+            await helper.generate("My secret colour is blue.", resource="ana", thread="old")
+            await memory.settled()
+            await helper.generate("What is my secret colour?", resource="ana", thread="new")
+            await memory.settled()
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+    retrieval
+  build_context
+  chat model
+  upsert_memory
+background index <-invoke_agent helper
+invoke_agent helper
+  search_memory
+    retrieval
+  build_context
+  chat model
+  upsert_memory
+background index <-invoke_agent helper
+""")
+    found: dict[str, Any] = dict(spans.named("retrieval")[-1].attributes or {})
+    assert found["threadmark.retrieval.count"] >= 1
+    assert len(found["threadmark.retrieval.ids"]) == found["threadmark.retrieval.count"]
+    assert "secret" not in spans.text()
+
+
+async def test_pause_and_resume_in_another_process(tmp_path: Path) -> None:
+    """The run that goes on, in another process, is linked to the trace that it began in."""
+    url = f"sqlite:///{tmp_path / 'paused.db'}"
+    with recorded() as spans:
+        async with Memory(url) as memory:
+            paused = await agent(memory, ToolCall("pay", {"amount": 5}), tools=[pay]).generate("Pay", **PLACE)
+        (begun,) = spans.named("invoke_agent helper")
+        assert (begun.attributes or {})["threadmark.run.pending"] == 1
+        assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  upsert_memory
+""")
+    script = """
+import asyncio, json, sys
+from spans import recorded
+from threadmark import Agent, Memory, tool
+from threadmark.testing import ScriptedModel
+
+@tool(requires_approval=True)
+def pay(amount: int) -> str:
+    return f"paid {amount}"
+
+async def main(url, run_id, call_id):
+    async with Memory(url) as memory:
+        helper = Agent("helper", model=ScriptedModel(["Done."]), memory=memory, tools=[pay])
+        await helper.approve(run_id, call_id, resource="ana")
+
+with recorded() as spans:
+    asyncio.run(main(*sys.argv[1:]))
+    (run,) = spans.named("invoke_agent helper")
+    (link,) = run.links
+    print(json.dumps([spans.tree(), link.context.trace_id, link.context.span_id]))
+"""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", script, url, paused.run_id, paused.pending[0].tool_call_id],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    tree, trace_id, span_id = json.loads(done.stdout)
+    assert tree == snapshot("""\
+
+invoke_agent helper <-?
+  search_memory
+  upsert_memory
+  build_context
+  execute_tool pay
+  upsert_memory
+  chat model
+  upsert_memory
+""")
+    assert begun.context is not None
+    assert (trace_id, span_id) == (begun.context.trace_id, begun.context.span_id)
+
+
+async def test_sub_agent(memory: Memory, spans: Spans) -> None:
+    """A sub-agent's run is below the call that delegated."""
+    child = Agent("research", model=ScriptedModel(["Found it."]), description="Finds things.")
+    lead = agent(memory, ToolCall("agent-research", {"prompt": "find"}), "All done.", agents=[child])
+    await lead.generate("go", **PLACE)
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  execute_tool agent-research
+    invoke_agent research
+      search_memory
+      build_context
+      chat model
+      upsert_memory
+  chat model
+  upsert_memory
+""")
+
+
+async def test_network(memory: Memory, spans: Spans) -> None:
+    """A network's run is an agent's; the router asks its model, and whom it chose is below."""
+    route = {"primitive_id": "research", "primitive_type": "agent", "prompt": "Find", "selection_reason": "r"}
+    verdict = {"is_complete": True, "completion_reason": "ok", "final_result": "Found."}
+    child = Agent("research", model=ScriptedModel(["It is 42."]), description="Finds things.")
+    router = agent(memory, json.dumps(route), json.dumps(verdict), agents=[child])
+    async with router.network("What is it?", **PLACE) as stream:
+        await stream.result()
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  execute_tool agent-research
+    invoke_agent research
+      search_memory
+      build_context
+      chat model
+      upsert_memory
+  chat model
+  upsert_memory
+""")
+    usage = sum(
+        int(str((s.attributes or {})["gen_ai.usage.output_tokens"])) for s in spans.named("chat model")
+    )
+    assert spans.one("invoke_agent helper")["gen_ai.usage.output_tokens"] == usage
+
+
+async def test_failing_model(memory: Memory, spans: Spans) -> None:
+    """An error is the span's status, by its type: its message may quote what was said."""
+    with pytest.raises(ModelError):
+        await agent(memory, ModelError("no secret today", status=500)).generate("secret", **PLACE)
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper !ModelError
+  search_memory
+  build_context
+  chat model !ModelError
+  upsert_memory
+""")
+    assert spans.one("invoke_agent helper")["gen_ai.response.finish_reasons"] == ("error",)
+    assert "secret" not in spans.text()
+
+
+async def test_failing_tool(spans: Spans) -> None:
+    """A tool that raises is a failed call in a run that goes on."""
+
+    @tool
+    def broken() -> str:
+        """Break."""
+        raise RuntimeError("secret")
+
+    @tool(timeout=0.01)
+    async def slow() -> str:
+        """Wait."""
+        await asyncio.sleep(5)
+        return ""
+
+    await agent(None, [ToolCall("broken"), ToolCall("slow")], "ok", tools=[broken, slow]).generate("go")
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  chat model
+  execute_tool broken !RuntimeError
+  execute_tool slow !timeout
+  chat model
+""")
+    assert "secret" not in spans.text()
+
+
+async def test_cancelled_run(memory: Memory, spans: Spans) -> None:
+    """What was under way when a run is cancelled ends as cancelled, and not as failed."""
+    started = asyncio.Event()
+
+    @tool
+    async def wait() -> str:
+        """Wait."""
+        started.set()
+        await asyncio.sleep(30)
+        return ""
+
+    task = asyncio.ensure_future(agent(memory, ToolCall("wait"), tools=[wait]).generate("go", **PLACE))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper ~
+  search_memory
+  build_context
+  chat model
+  execute_tool wait ~
+  upsert_memory
+""")
+    assert spans.one("invoke_agent helper")["gen_ai.response.finish_reasons"] == ("aborted",)
+
+
+async def test_stream_closed_half_way(memory: Memory, spans: Spans) -> None:
+    """Leaving a stream with an exception ends every span, once."""
+    helper = agent(memory, "one two three four five six seven eight nine ten")
+
+    async def read_one() -> None:
+        async with helper.stream("go", **PLACE) as stream:
+            async for _ in stream.text:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await read_one()
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper ~
+  search_memory
+  build_context
+  chat model ~
+  upsert_memory
+""")
+    assert spans.one("chat model")["gen_ai.request.stream"] is True
+
+
+async def test_stream_that_is_read_to_its_end(memory: Memory, spans: Spans) -> None:
+    """A stream has the spans of `generate`, below the span in which it was entered."""
+    with span("request"):
+        async with agent(memory, "one two").stream("go", **PLACE) as stream:
+            assert [text async for text in stream.text]
+    assert spans.tree() == snapshot("""\
+
+request
+  invoke_agent helper
+    search_memory
+    build_context
+    chat model
+    upsert_memory
+""")
+
+
+async def test_sync(memory: Memory, spans: Spans) -> None:
+    """The blocking twin's run is below the caller's span, though it runs in another thread."""
+
+    def call() -> None:
+        with span("request"):
+            agent(memory, "Hi.").generate_sync("Hi.", **PLACE)
+
+    await asyncio.to_thread(call)
+    assert spans.tree() == snapshot("""\
+
+request
+  invoke_agent helper
+    search_memory
+    build_context
+    chat model
+    upsert_memory
+""")
+
+
+async def test_background_work_is_linked(tmp_path: Path, spans: Spans) -> None:
+    """A title is made in a trace of its own, linked to the turn that caused it."""
+    async with Memory(f"sqlite:///{tmp_path / 'title.db'}", generate_title=True) as memory:
+        model = ScriptedModel(lambda request: "A title" if "Give its title" in str(request) else "Hello")
+        await Agent("helper", model=model, memory=memory).generate("Hi.", **PLACE)
+        await memory.settled()
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  upsert_memory
+background title <-invoke_agent helper
+  chat model
+""")
+    (work,) = spans.named("background title")
+    (run,) = spans.named("invoke_agent helper")
+    assert work.context is not None
+    assert run.context is not None
+    assert work.context.trace_id != run.context.trace_id
+    assert work.links[0].context.trace_id == run.context.trace_id
+
+
+class Shout(Processor):
+    async def process_input(self, messages: Any, ctx: ProcessorContext) -> None:
+        if "stop" in messages[-1].text:
+            ctx.abort("secret reason")
+
+
+async def test_processors(memory: Memory, spans: Spans) -> None:
+    """Each hook of a processor has a span; one that stops the run is no error."""
+    helper = agent(memory, "Hi.", "Hi.", input_processors=[Shout()])
+    await helper.generate("go", **PLACE)
+    assert (await helper.generate("stop", **PLACE)).tripwire is not None
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  processor shout
+  build_context
+  chat model
+  upsert_memory
+invoke_agent helper
+  search_memory
+  processor shout
+""")
+    assert "secret" not in spans.text()
+
+
+async def test_content_is_asked_for(memory: Memory) -> None:
+    """With `content=True` the spans hold prompts, answers, arguments, results and memories."""
+    with recorded(content=True) as spans:
+        helper = agent(memory, ToolCall("add", {"a": 20, "b": 22}), "It is 42.", tools=[add])
+        await helper.generate("How much?", **PLACE)
+        asked = [
+            json.loads(str((s.attributes or {})["gen_ai.input.messages"])) for s in spans.named("chat model")
+        ]
+        assert asked[0] == [{"role": "user", "parts": [{"type": "text", "content": "How much?"}]}]
+        assert [message["role"] for message in asked[1]] == ["user", "assistant", "tool"]
+        called = spans.one("execute_tool add")
+        assert json.loads(called["gen_ai.tool.call.arguments"]) == {"a": 20, "b": 22}
+        assert called["gen_ai.tool.call.result"] == "42"
+        assert "It is 42." in spans.one("upsert_memory")["gen_ai.memory.records"]
+        assert "It is 42." in spans.one("invoke_agent helper")["gen_ai.output.messages"]
+
+
+async def test_content_by_environment(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conventions' variable asks for content, too; what the application says wins."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+    with recorded() as spans:
+        await agent(memory, "Hello.").generate("Hi.", **PLACE)
+        assert "Hello." in spans.text()
+    with recorded(content=False) as spans:
+        await agent(memory, "Hello.").generate("Hi.", **PLACE)
+        assert "Hello." not in spans.text()
+
+
+async def test_repeated_run(memory: Memory, spans: Spans) -> None:
+    """A call that gets the result of an earlier run asks no model and counts no tokens."""
+    helper = agent(memory, "Hello.")
+    for _ in range(2):
+        await helper.generate("Hi.", **PLACE, run_id="r1")
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  upsert_memory
+  chat model
+  upsert_memory
+invoke_agent helper
+  search_memory
+""")
+    again = dict(spans.named("invoke_agent helper")[1].attributes or {})
+    assert again["threadmark.run.replayed"] is True
+    assert "gen_ai.usage.output_tokens" not in again
+
+
+async def test_refused_decision(memory: Memory, spans: Spans) -> None:
+    """A decision that cannot be taken is a failed span."""
+    from threadmark import NotFoundError
+
+    with pytest.raises(NotFoundError):
+        await agent(memory).approve("no-run", "c", resource="ana")
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper !NotFoundError
+""")
+
+
+async def test_a_tracer_that_fails(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
+    """Tracing never disturbs a run."""
+
+    class Broken:
+        def get_tracer(self, name: str, **options: Any) -> Any:
+            class Tracer:
+                def start_span(self, *args: Any, **options: Any) -> Any:
+                    raise RuntimeError("out of order")
+
+            return Tracer()
+
+    configure_tracing(provider=Broken())  # type: ignore[arg-type]
+    try:
+        assert (await agent(memory, "Hello.").generate("Hi.", **PLACE)).text == "Hello."
+    finally:
+        configure_tracing()
+    assert "could not be begun" in caplog.text
+
+
+def test_what_is_no_provider() -> None:
+    """It is refused at once."""
+    with pytest.raises(ConfigurationError, match="TracerProvider"):
+        configure_tracing(provider="console")  # type: ignore[arg-type]
+
+
+async def test_switched_off(memory: Memory) -> None:
+    """`enabled=False` makes none, whatever is set up."""
+    spans = Spans()
+    configure_tracing(provider=spans.provider, enabled=False)
+    try:
+        await agent(memory, "Hello.").generate("Hi.", **PLACE)
+    finally:
+        configure_tracing()
+    assert spans.all() == []
+
+
+def test_nothing_is_imported(tmp_path: Path) -> None:
+    """Without a provider a turn imports nothing of OpenTelemetry, and works where it is not installed."""
+    script = """
+import asyncio, sys
+sys.modules["opentelemetry"] = None
+from threadmark import Agent, Memory
+from threadmark.testing import ScriptedModel
+async def main():
+    async with Memory("sqlite://") as memory:
+        result = await Agent("a", model=ScriptedModel(["Hi."]), memory=memory).generate(
+            "Hi.", resource="ana", thread="t")
+        print(result.text)
+asyncio.run(main())
+assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
+"""
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (done.stdout.strip(), done.stderr) == ("Hi.", "")
+
+
+async def test_the_global_provider(tmp_path: Path) -> None:
+    """What the application sets up for the whole process is used without a word."""
+    script = """
+import asyncio
+from opentelemetry import trace
+from spans import Spans
+spans = Spans()
+trace.set_tracer_provider(spans.provider)
+from threadmark import Agent
+from threadmark.testing import ScriptedModel
+asyncio.run(Agent("a", model=ScriptedModel(["Hi."])).generate("Hi."))
+print(spans.tree())
+"""
+    path = os.pathsep.join(sys.path)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stdout.split() == ["invoke_agent", "a", "chat", "model"], done.stderr
+
+
+async def test_tool_context_is_there(spans: Spans) -> None:
+    """A suspended call is marked, and is no error."""
+
+    @tool
+    async def ask(context: ToolContext) -> str:
+        """Ask."""
+        if context.resume_data is None:
+            context.suspend({"question": "secret?"})
+        return "ok"
+
+    async with Memory("sqlite://") as memory:
+        await agent(memory, ToolCall("ask"), tools=[ask]).generate("go", **PLACE)
+    assert spans.one("execute_tool ask")["threadmark.tool.suspended"] is True
+    assert "secret" not in spans.text()
