@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from ..._errors import ConfigurationError, ValidationError
@@ -205,21 +205,29 @@ def store(db: Session, names: Names, space: str, embedded: Sequence[Embedded]) -
         db.together(
             [
                 (f"DELETE FROM {names.schema}.recall_outbox WHERE outbox_no = %s", (outbox_no,)),
-                (
-                    f"DELETE FROM {names.schema}.recall_vectors "
-                    "WHERE owner_no = %s AND space_no = %s AND key = %s",
-                    (owner_no, number, key),
-                ),
-                *[
-                    (
-                        f"INSERT INTO {names.schema}.recall_vectors VALUES (%s, %s, %s, %s, %s::real[])",
-                        (owner_no, number, key, part, f"{{{','.join(map(repr, vector))}}}"),
-                    )
-                    for part, vector in enumerate(parts)
-                ],
+                *_kept(names, owner_no, number, key, parts),
             ]
         )
     return held
+
+
+def _kept(
+    names: Names, owner_no: int, number: int, key: int, parts: Sequence[Sequence[float]]
+) -> list[Statement]:
+    """What puts vectors in place of those that a message had."""
+    return [
+        (
+            f"DELETE FROM {names.schema}.recall_vectors WHERE owner_no = %s AND space_no = %s AND key = %s",
+            (owner_no, number, key),
+        ),
+        *[
+            (
+                f"INSERT INTO {names.schema}.recall_vectors VALUES (%s, %s, %s, %s, %s::real[])",
+                (owner_no, number, key, part, f"{{{','.join(map(repr, vector))}}}"),
+            )
+            for part, vector in enumerate(parts)
+        ],
+    ]
 
 
 def _floats(vector: bytes, space: str, dimension: int) -> tuple[float, ...]:
@@ -281,3 +289,40 @@ def forget_owner(db: Session, names: Names, owner: str) -> None:
             f"coalesce((SELECT max(id) FROM {names.resources} WHERE id < %s), '') WHERE {prefix}_owner = %s",
             (owner, owner),
         )
+
+
+# -- for maintenance ---------------------------------------------------------------------------------
+
+
+def vectors(db: Session, names: Names, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
+    """Space, key and vector of the owner's messages with keys from `first` to `last`, pieces in order."""
+    rows = db.packed(
+        f"SELECT s.name, v.key, v.vector FROM {names.schema}.recall_spaces AS s "
+        f"JOIN {names.schema}.recall_vectors AS v ON v.space_no = s.space_no "
+        f"JOIN {names.resources} AS r ON r.number = v.owner_no "
+        "WHERE r.id = %s AND v.key BETWEEN %s AND %s ORDER BY s.name, v.key, v.part",
+        (owner, first, last),
+    )
+    return [(space, key, struct.pack(f"<{len(vector)}f", *vector)) for space, key, vector in rows]
+
+
+def keep(db: Session, names: Names, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+    """Give messages these vectors, by key, in place of what they had; they wait for none any more."""
+    number, dimension = need(db, names, space, " FOR SHARE")
+    rows = db.rows(
+        f"SELECT m.key, r.number FROM {names.messages} AS m JOIN {names.resources} AS r "
+        "ON r.id = m.resource_id WHERE m.resource_id = %s AND m.key = ANY(%s) ORDER BY m.key FOR SHARE OF m",
+        (owner, list(vectors)),
+    )
+    statements: list[Statement] = []
+    for key, owner_no in rows:
+        made = [_floats(vector, space, dimension) for vector in vectors[key]]
+        statements += [
+            (
+                f"DELETE FROM {names.schema}.recall_outbox WHERE space_no = %s AND key = %s",
+                (number, key),
+            ),
+            *_kept(names, owner_no, number, key, made),
+        ]
+    if statements:
+        db.together(statements)

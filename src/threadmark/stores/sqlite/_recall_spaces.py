@@ -8,7 +8,7 @@ claim. A message that is written again gets another row, so claims of its old te
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from ..._errors import ConfigurationError, ValidationError
@@ -218,3 +218,36 @@ def _held(db: Connection, number: int, token: str) -> tuple[int, int, str] | Non
         (int(outbox_no), number, int(claims)),
     )
     return rows[0] if rows else None
+
+
+# -- for maintenance ---------------------------------------------------------------------------------
+
+
+def vectors(db: Connection, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
+    """Space, key and vector of the owner's messages with keys from `first` to `last`, pieces in order."""
+    return [
+        (space, key, vector)
+        for space, key, vector in db.execute(
+            "SELECT s.name, v.key, v.vector FROM recall_owners o CROSS JOIN recall_spaces s "
+            "CROSS JOIN recall_vectors v ON v.owner_no = o.owner_no AND v.space_no = s.space_no "
+            "AND v.key BETWEEN ? AND ? WHERE o.resource_id = ? ORDER BY s.name, v.key, v.part",
+            (first, last, owner),
+        )
+    ]
+
+
+def keep(db: Connection, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+    """Give messages these vectors, by key, in place of what they had; they wait for none any more."""
+    number, _ = need(db, space)
+    keys = [
+        key
+        for (key,) in db.execute(
+            "SELECT key FROM messages WHERE resource_id = ? AND key IN (SELECT value FROM json_each(?))",
+            (owner, json.dumps(list(vectors))),
+        )
+    ]
+    db.execute(
+        "DELETE FROM recall_outbox WHERE space_no = ? AND key IN (SELECT value FROM json_each(?))",
+        (number, json.dumps(keys)),
+    )
+    add_vectors(db, make_owner(db, owner), number, {key: vectors[key] for key in keys})

@@ -38,7 +38,18 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _recall, _recall_index, _runs, _threads, _turns, _working
+from . import (
+    _erase,
+    _messages,
+    _migrations,
+    _recall,
+    _recall_index,
+    _recall_spaces,
+    _runs,
+    _threads,
+    _turns,
+    _working,
+)
 from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._observation_operations import ObservationOperations
@@ -359,6 +370,14 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
         """For `stores.maintenance`: see there."""
         for number, gone in keys.items():
             _recall_index.remove_messages(db, number, gone)
+
+    def vectors(self, db: Connection, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
+        """For `stores.maintenance`: see there."""
+        return _recall_spaces.vectors(db, owner, first, last)
+
+    def embeds(self, db: Connection, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+        """For `stores.maintenance`: see there."""
+        _recall_spaces.keep(db, owner, space, vectors)
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)
