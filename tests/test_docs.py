@@ -213,7 +213,7 @@ def test_links(page: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     """docs/index.md leads to every other page."""
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert {page.name for page in PAGES[1:]} - {"index.md"} == set(re.findall(r"\]\((\w+\.md)\)", index))
+    assert {page.name for page in PAGES[1:]} - {"index.md"} == set(re.findall(r"\]\(([\w-]+\.md)\)", index))
 
 
 def test_extras_exist() -> None:

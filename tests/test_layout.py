@@ -15,6 +15,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # What each room may import of the others; `_errors`, `_types`, `_ids`, `_codec` and `_sync` are everybody's.
 MAY_IMPORT = {
+    "adapters": {"agents", "memory", "models"},
     "recall": set(),
     "stores": {"recall"},
     "models": set(),

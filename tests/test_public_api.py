@@ -63,6 +63,7 @@ PUBLIC = """
     RecallResult
     RecallState
     Recalled
+    RecalledObservation
     ReflectionSettings
     RequestContext
     Retrieval

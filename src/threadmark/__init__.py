@@ -86,7 +86,13 @@ if TYPE_CHECKING:
         Retrieval,
     )
     from .memory.options import MemoryOptions
-    from .memory.recall import Recalled, RecallReason, RecallResult, SemanticRecall
+    from .memory.recall import (
+        Recalled,
+        RecalledObservation,
+        RecallReason,
+        RecallResult,
+        SemanticRecall,
+    )
     from .memory.recall.indexing import IndexProgress
     from .memory.thread_spec import ThreadSpec
     from .memory.titles import GenerateTitle
@@ -129,7 +135,13 @@ _HOMES = {
     ".memory.thread_spec": ("ThreadSpec",),
     ".memory.working": ("WorkingMemory",),
     ".stores.base": ("MessageChange", "Observation", "RecallFilter", "RecallState", "Store"),
-    ".memory.recall": ("RecallReason", "RecallResult", "Recalled", "SemanticRecall"),
+    ".memory.recall": (
+        "RecallReason",
+        "RecallResult",
+        "Recalled",
+        "RecalledObservation",
+        "SemanticRecall",
+    ),
     ".memory.recall.indexing": ("IndexProgress",),
     ".stores.postgres": ("PostgresStore",),
     ".stores.sqlite": ("SQLiteStore",),
@@ -200,6 +212,7 @@ __all__ = [
     "RecallResult",
     "RecallState",
     "Recalled",
+    "RecalledObservation",
     "ReflectionSettings",
     "RequestContext",
     "Retrieval",

@@ -56,7 +56,7 @@ def opened(path: str) -> Connection:
 
 
 def space(db: Connection, name: str = "test", dimension: int = 64) -> int:
-    spaces.add(db, name, dimension)
+    spaces.add(db, name, dimension, 0.0)
     return spaces.need(db, name)[0]
 
 

@@ -15,6 +15,7 @@ async def test_a_message_without_text_holds_up_nothing(part: TextPart | Reasonin
     async with Memory("sqlite://", semantic_recall=True) as memory:
         thread = memory.resource("ana").thread("t")
         await thread.save(Message(role="assistant", parts=(part,)))
+        await memory.settled()
         await thread.save("My dog is called Biscuit.")
         await memory.settled()
         state = await memory.index_state()

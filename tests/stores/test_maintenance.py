@@ -14,7 +14,14 @@ from model_store import ModelStore
 from postgres_harness import drop
 
 from threadmark import ConfigurationError, ConflictError, Store
-from threadmark.stores.base import Embedded, LogQuery, ObservationQuery, RecallQuery, ThreadQuery
+from threadmark.stores.base import (
+    Embedded,
+    LogQuery,
+    ObservationQuery,
+    ObservationSearch,
+    RecallQuery,
+    ThreadQuery,
+)
 from threadmark.stores.maintenance import CopyProgress, CopyReport, _copy, check_store, copy_store
 from threadmark.stores.maintenance._copy import _find
 from threadmark.stores.postgres import PostgresStore
@@ -116,13 +123,27 @@ async def test_observations_are_copied(stores: Any, source: str, to: str) -> Non
     """With their sources, summaries, what superseded them, logs and jobs."""
     one, two = stores(source, "one"), stores(to, "two")
     async with Harness(lambda place: one) as harness:
+        await two.enable_recall(harness.clock())
         turn = harness.turn("t1", [harness.message(f"{n}", id=f"m{n}") for n in range(1, 7)])
         await one.write_turn("ann", turn)
         first = await observe(one, harness, 1, 3, [row("a", "m1"), row("b", "m2", "m3")], activate=True)
         newer = [row("c", "m4", supersedes=(first.rows[0].id,))]
         await observe(one, harness, 4, 5, newer, activate=True)
         await condense(one, harness, [summary("s", first.rows[1].id)])
-        assert (await finish(copy_store(one, two))).copied == 1
+        await one.enable_recall(harness.clock())
+        while not (await one.backfill_recall()).finished:
+            pass
+        await one.add_space("e", 8, harness.clock())
+        claims = await one.claim_embeddings("e", limit=100, now=harness.clock())
+        made = [Embedded(token=c.token, vectors=[noise(c.message.id, 8)]) for c in claims]
+        await one.store_embeddings("e", made)
+        report = await finish(copy_store(one, two))
+        assert (report.copied, report.vectors) == (1, len(claims))
+        assert [s.embedded for s in (await two.recall_state()).spaces] == [6]
+        near = ObservationSearch(recall=RecallQuery(query="b", vector=noise("o2", 8), space="e"))
+        found = [await store.search_observations("ann", near) for store in (one, two)]
+        assert [h.observation.id for h in found[0].hits] == [h.observation.id for h in found[1].hits] != []
+        assert found[0].embedded == found[1].embedded > 0
         query = LogQuery(thread_id="t1", now=harness.clock())
         assert await two.read_observations("ann", query) == await one.read_observations("ann", query)
         for view in ("all", "current", "live"):
@@ -131,6 +152,9 @@ async def test_observations_are_copied(stores: Any, source: str, to: str) -> Non
         assert await two.list_observation_jobs("ann", "t1") == await one.list_observation_jobs("ann", "t1")
         assert (await finish(copy_store(one, two))).copied == 0
         assert await check_store(two) == []
+        search = ObservationSearch(recall=RecallQuery(query="c"))
+        hits = (await two.search_observations("ann", search)).hits
+        assert [hit.observation.text for hit in hits] == ["c"]
 
 
 async def test_a_copy_that_broke_off_goes_on(stores: Any) -> None:
@@ -187,6 +211,9 @@ DAMAGE = {
     "owners with a wrong number of threads": "UPDATE resources SET thread_count = 5",
     "messages whose place in the sequence is not that of their key": "UPDATE messages SET seq = seq + 1",
     "messages that the recall index lacks": "DELETE FROM recall_docs",
+    "observations that the recall index lacks": "DELETE FROM recall_docs WHERE key < 0",
+    "entries of the recall index whose observation is gone": "DELETE FROM observations",
+    "observations that wait for vectors and are gone": "DELETE FROM observations",
 }
 
 
@@ -197,7 +224,10 @@ async def test_damage_is_found_and_repaired(stores: Any, kind: str, damage: str)
     store = stores(kind, "one")
     build = Builders()
     await store.enable_recall(build.clock())
-    await store.write_turn("ann", build.turn("t1", ["apple", "river", "copper"], run=build.run("r1")))
+    words = [build.message(word, id=f"n{n}") for n, word in enumerate(("apple", "river", "copper"))]
+    await store.write_turn("ann", build.turn("t1", words, run=build.run("r1")))
+    await store.add_space("kit", 8, build.clock())
+    await observe(store, build, 1, 3, [row("a note", *[f"n{n}" for n in range(3)])])  # type: ignore[arg-type]
     assert await check_store(store) == []
     await store.write_tables(lambda db: db.execute(DAMAGE[damage]))
     found = await check_store(store)

@@ -538,3 +538,52 @@ def test_of_processes_that_answer_at_once_one_goes_on(tmp_path: Path) -> None:
     assert sorted(item["status"] for item in said) == ["ConflictError"] * 3 + ["finished"]
     assert next(item["output"] for item in said if item["status"] == "finished") == "paid 42"
     assert (tmp_path / "trace").read_text().split() == ["pay"]
+
+
+async def test_a_run_that_waits_or_whose_process_died_can_be_cancelled() -> None:
+    clock = FakeClock()
+    memory = Memory("sqlite://", clock=clock)
+    died: list[bool] = []
+
+    @workflow(memory=memory)
+    async def ask(ctx: WorkflowContext) -> int:
+        answer: int = await ctx.suspend("how many", answer=int)
+        if not died:
+            died.append(True)
+            raise Died
+        return answer
+
+    await ask.run(run_id="x", **WHERE)
+    with pytest.raises(NotFoundError):
+        await ask.cancel("x", resource="bob")
+    over = await ask.cancel("x", resource="ana", reason="nobody needs it")
+    assert (over.status, over.error, over.pending) == ("aborted", "nobody needs it", ())
+    for late in (ask.cancel("x", resource="ana"), ask.resume("x", 1, resource="ana")):
+        with pytest.raises(ConflictError, match="is aborted"):
+            await late
+    await ask.run(run_id="y", **WHERE)
+    with pytest.raises(Died):
+        await ask.resume("y", 1, resource="ana")
+    with pytest.raises(ConflictError, match="under way"):
+        await ask.cancel("y", resource="ana")
+    clock.advance(LEASE + 1)
+    assert (await ask.cancel("y", resource="ana")).status == "aborted"
+
+
+async def test_a_workflows_events_are_told_by_the_agent_that_calls_it() -> None:
+    @workflow
+    async def double(ctx: WorkflowContext, n: int) -> int:
+        return int(await ctx.step("double", lambda: 2 * n))
+
+    agent = Agent(
+        "a", model=ScriptedModel([ToolCall("workflow-double", {"n": 2}), "4"]), tools=[double.tool()]
+    )
+    async with agent.stream("Double 2.") as stream:
+        told = [event.output for event in [e async for e in stream] if event.type == "tool-output"]
+    assert [output["type"] for output in told] == [
+        "workflow-start",
+        "workflow-step-start",
+        "workflow-step-result",
+        "workflow-finish",
+    ]
+    assert told[-1]["data"] == {"status": "finished", "output": 4}

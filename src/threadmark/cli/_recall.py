@@ -10,7 +10,7 @@ from .._codec import time_to_text
 from .._errors import NotFoundError, ValidationError
 from .._types import Message
 from ..memory import Memory
-from ..memory.recall import Recalled, RecallResult, SemanticRecall
+from ..memory.recall import Recalled, RecalledObservation, RecallResult, SemanticRecall
 from ..stores.base import RecallState
 from . import _database
 from ._terminal import Screen, clean, clean_line
@@ -53,7 +53,7 @@ def _show(found: RecallResult, user: str) -> None:
     screen = Screen(live=False)
     if found.degraded is not None:
         screen.notice(clean_line(found.degraded))
-    if not found.hits:
+    if not found.hits and not found.observations:
         screen.notice(f"Nothing found in {_database.count(found.indexed, 'message')} of {clean_line(user)}.")
         return
     for hit in found:
@@ -68,6 +68,13 @@ def _show(found: RecallResult, user: str) -> None:
             for row in rows[1:]:
                 screen.line(f"     {row}".rstrip())
         screen.line()
+    for note in found.observations:
+        noted = note.observation
+        screen.line(f"{noted.id}  {_database.minute(noted.said_at)}  {clean_line(noted.thread_id)}")
+        screen.line(f"   {_why(note)}")
+        screen.line(f"   {clean_line(noted.text)}")
+        screen.line(f"   from {clean_line(', '.join(note.why.sources)) or 'no message that is known'}")
+        screen.line()
     screen.line(f"{found.mode}, {_database.count(found.indexed, 'message')} searched")
 
 
@@ -75,7 +82,7 @@ def _where(message: Message) -> str:
     return f"{_database.minute(message.created_at)}  {clean_line(message.thread_id or '')}"
 
 
-def _why(hit: Recalled) -> str:
+def _why(hit: Recalled | RecalledObservation) -> str:
     parts = [f"{name} {value:.2f}" for name, value in hit.why.scores.items() if round(value, 2)]
     words = f"; words: {clean_line(', '.join(hit.why.terms))}" if hit.why.terms else ""
     return f"score {hit.score:.2f} = {' + '.join(parts)}{words}"
@@ -96,6 +103,9 @@ def _show_state(state: RecallState, as_json: bool) -> None:
         screen.notice("The index is off: nothing has been recalled here yet.")
         return
     screen.line(f"words    {state.indexed:,} of {_database.count(state.messages, 'message')} indexed")
+    if state.observations:
+        of = _database.count(state.observations, "observation")
+        screen.line(f"         {state.indexed_observations:,} of {of} indexed")
     for space in state.spaces:
         waiting = space.waiting + space.unqueued
         since = f" since {_database.minute(space.oldest)}" if waiting and space.oldest else ""
@@ -111,6 +121,8 @@ def _state_json(state: RecallState) -> dict[str, Any]:
         "enabled": state.enabled,
         "indexed": state.indexed,
         "messages": state.messages,
+        "indexed_observations": state.indexed_observations,
+        "observations": state.observations,
         "embedders": [
             {
                 "name": space.name,
@@ -147,6 +159,22 @@ def _result_json(found: RecallResult) -> dict[str, Any]:
                 "text": hit.message.text,
             }
             for hit in found
+        ],
+        "observations": [
+            {
+                "id": note.observation.id,
+                "thread": note.observation.thread_id,
+                "rank": note.why.rank,
+                "score": note.score,
+                "scores": dict(note.why.scores),
+                "terms": list(note.why.terms),
+                "sources": list(note.why.sources),
+                "said_at": None
+                if note.observation.said_at is None
+                else time_to_text(note.observation.said_at),
+                "text": note.observation.text,
+            }
+            for note in found.observations
         ],
     }
 

@@ -48,8 +48,10 @@ OnEvent: TypeAlias = Callable[[MemoryEvent], None]
 class Background:
     """The background work of one `Memory`, from whatever tasks, loops and threads it was started."""
 
-    def __init__(self, on_event: OnEvent | None = None) -> None:
+    def __init__(self, on_event: OnEvent | None = None, wrote: Callable[[], None] = lambda: None) -> None:
+        """`wrote` is called by work that has stored something: it may have to be indexed."""
         self._on_event = on_event
+        self.wrote = wrote
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._open: dict[object, _Work] = {}

@@ -74,10 +74,10 @@ class Memory:
         self._owns_store = isinstance(storage, str)
         self.now: Callable[[], datetime] = clock or _ids.now
         self.admin = Admin(self)
-        self.background = Background(on_event)
+        self._recaller: Recaller | None = None
+        self.background = Background(on_event, self.wrote)
         self.counters = Counters()
         self._embedder = embedder
-        self._recaller: Recaller | None = None
         if self.settings.semantic_recall is not None or embedder is not None:
             self.recaller.check(self.settings.semantic_recall)
 

@@ -150,6 +150,7 @@ async def open_turn(
                 input=questions,
                 before=None if again is None else again.seq,
                 asked=stopped,
+                noted=() if observed is None else observed.shown_ids,
             )
             if stopped is not None and settings.semantic_recall.tool:
                 from .recall.tool import with_quotes

@@ -15,6 +15,7 @@ from .threads import ThreadHandle, Threads
 from .working import WorkingMemoryHandle
 
 if TYPE_CHECKING:
+    from ..stores.base._observation_search import View
     from .memory import Memory
     from .observe.handle import Observations
     from .recall import RecallResult
@@ -105,8 +106,11 @@ class Resource:
         until: datetime | None = None,
         metadata: Mapping[str, Scalar] | None = None,
         page: int = 0,
+        observations: bool | View | None = None,
+        as_of: datetime | None = None,
+        valid_at: datetime | None = None,
     ) -> RecallResult:
-        """What this owner's messages say about `query`, best first, with their neighbours.
+        """What this owner's messages and observations say about `query`, best first, with their neighbours.
 
         What is `None` is as the memory's `semantic_recall` says, or as `SemanticRecall` has it by default; so
         it also works where that option is off. The first call switches the index on, and waits until every
@@ -115,12 +119,19 @@ class Resource:
         Args:
             query: Any text, in any language. Nothing in it is an operator.
             thread: The id of a thread, or several, to search in; `None` for all.
-            top_k, window, threshold, filter, mode: As in `SemanticRecall`.
+            top_k, window, threshold, filter, mode, observations: As in `SemanticRecall`.
             roles: "user" or "assistant"; empty for both.
             speaker: Only what the speaker with this id said.
             since, until: Only messages of these times, both included.
             metadata: Only messages whose metadata has each of these keys with exactly this value.
-            page: Counted from 0, each of `top_k` hits.
+            page: Counted from 0, each of `top_k` hits and `top_k` observations.
+            as_of: What was known at that time: messages up to then, and observations that were recorded by
+                then and not yet superseded.
+            valid_at: Of observations, what was true at that time by what is known now, or was at `as_of`;
+                messages are not concerned.
+
+        Conditions on messages hold for every message that an observation comes from; with `speaker`, it is
+        of that speaker, and rests on no other person's message.
 
         Raises `ValidationError` for an empty query, `ConfigurationError` where the store keeps no index, and
         `ModelError` if the embedder fails in mode "vector"; in other modes the result's `degraded` says so.
@@ -138,6 +149,9 @@ class Resource:
             filter=filter,
             mode=mode,
             page=page,
+            observations=observations,
+            as_of=as_of,
+            valid_at=valid_at,
             conditions={
                 "roles": roles, "speaker": speaker, "since": since, "until": until, "metadata": metadata
             },

@@ -56,7 +56,8 @@ class PydanticAIModel(Model):
                 f"model must be a Pydantic AI model or a function that makes one, not {type(model).__name__}"
             )
         self._name = name or f"{first.system}:{first.model_name}"
-        self._secrets = _secrets(first)
+        self.secrets = _secrets(first)
+        """Keys that no message may hold."""
         self._output_modes = _output_modes(first)
 
     @property
@@ -82,7 +83,7 @@ class PydanticAIModel(Model):
         except ThreadmarkError:
             raise
         except Exception as error:
-            raise model_error(self._name, error, *self._secrets) from error
+            raise model_error(self._name, error, *self.secrets) from error
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """See `Model.stream`. Close the iterator when leaving early (`contextlib.aclosing`): that, or
@@ -103,7 +104,7 @@ class PydanticAIModel(Model):
         except ThreadmarkError:
             raise
         except Exception as error:
-            raise model_error(self._name, error, *self._secrets) from error
+            raise model_error(self._name, error, *self.secrets) from error
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Those of other loops close when the loop does."""

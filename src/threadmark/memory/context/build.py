@@ -140,7 +140,9 @@ def build_prompt(layers: Layers) -> tuple[Prompt, Window]:
         history,
     )
     ids = [stored.id for stored, _ in shown]
-    recalled = recalled_blocks(layers.recall, set(ids), None if room is None else room - history, count.text)
+    noted = set() if log is None else {id_ for segment in log.log.ids for id_ in segment}
+    left = None if room is None else room - history
+    recalled = recalled_blocks(layers.recall, set(ids), left, count.text, noted)
     blocks = _blocks(layers, log, memory, ids, history, recalled, tail)
     report = ContextReport(
         blocks=tuple(

@@ -9,6 +9,7 @@ from ..._types import Message, TextPart
 
 if TYPE_CHECKING:
     from ..recall.render import RecalledBlock
+    from ..recall.result import RecallResult
     from ..recall.turn import TurnRecall
 
 RECALL_SHARE = 0.4
@@ -17,20 +18,31 @@ RECALL_SHARE = 0.4
 
 def reserved(recall: TurnRecall | None, room: int) -> int:
     """How much of the room is kept for what was recalled: what it may take, but not most of it."""
-    if recall is None or recall.result is None or not recall.result.hits:
+    if recall is None or recall.result is None or not _found(recall.result):
         return 0
     return min(recall.settings.max_tokens, int(room * RECALL_SHARE))
 
 
+def _found(result: RecallResult) -> bool:
+    return bool(result.hits or result.observations)
+
+
 def recalled_blocks(
-    recall: TurnRecall | None, shown: Collection[str], room: int | None, count: Callable[[str], int]
+    recall: TurnRecall | None,
+    shown: Collection[str],
+    room: int | None,
+    count: Callable[[str], int],
+    noted: Collection[str] = (),
 ) -> list[RecalledBlock]:
-    """What the prompt holds of what was recalled, beside the messages `shown`; `None` is room enough."""
-    if recall is None or recall.result is None or not recall.result.hits:
+    """What the prompt holds of what was recalled, beside the messages `shown` and the observations `noted`.
+
+    `room=None` is room enough.
+    """
+    if recall is None or recall.result is None or not _found(recall.result):
         return []
     from ..recall.render import choose
 
-    return choose(recall, shown, recall.settings.max_tokens if room is None else room, count)
+    return choose(recall, shown, recall.settings.max_tokens if room is None else room, count, noted)
 
 
 def recalled_message(blocks: Sequence[RecalledBlock]) -> tuple[Message, ...]:

@@ -71,6 +71,7 @@ class Observations:
         *,
         view: View = "current",
         as_of: datetime | None = None,
+        valid_at: datetime | None = None,
         kinds: Sequence[str] = (),
         priorities: Sequence[str] = (),
         speaker: str | None = None,
@@ -85,7 +86,10 @@ class Observations:
             per_page: Observations a page; `None` for all.
             view: "current" is what a model sees; "live" also what summaries stand for, and what waits to
                 come into view; "all" also what was superseded or taken back.
-            as_of: What was noted, and not yet superseded, at that time; `view` is then not used.
+            as_of: What was believed at that time: noted by then, and not yet superseded.
+            valid_at: What was true at that time, by what is believed now, or was at `as_of`: what holds
+                from its event's date, or else from when it was said, until what superseded it does. With
+                `as_of` or `valid_at`, `view` is not used.
             kinds, priorities: Only these.
             speaker, subject: Only of this speaker's id, or subject.
             text: Only those that contain this, whatever the case.
@@ -104,6 +108,7 @@ class Observations:
             text=None if text is None else check_text("text", text),
             message_id=None if message is None else check_id("message", message),
             as_of=None if as_of is None else utc("as_of", as_of),
+            valid_at=None if valid_at is None else utc("valid_at", valid_at),
             page=number,
             per_page=size,
         )
@@ -188,6 +193,7 @@ class ThreadObservations(Observations):
         background = self._memory.background
         place = Place(self._store, self._memory.now, background.tell, self._resource, self._id)
         await Worker(place, settings, roles_for(settings, model)).run("overflow" if force else "background")
+        self._memory.wrote()
         return await self.status()
 
     status_sync = sync_twin(status)

@@ -93,7 +93,7 @@ class ModelReflector:
     def _text(self, rows: Sequence[Observation], batch: ReflectorBatch) -> str:
         zone_ = zone(batch.timezone)
         # One line each, whatever is in it: a row that looks like several must not be several here.
-        lines = [one_line(render_row(row, zone_, with_day=True)) for row in rows]
+        lines = [one_line(render_row(row, zone_)) for row in rows]
         density = DENSITY[min(batch.attempt, len(DENSITY)) - 1]
         text = (
             f"<observations>\n{chr(10).join(lines)}\n</observations>\n\n{density} "

@@ -8,7 +8,7 @@ that were observed together are one segment, so new ones never change an earlier
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from itertools import groupby
 
 from ...stores.base import Hints, NewObservation, Observation
@@ -83,7 +83,7 @@ def render_profile(rows: Sequence[Observation], zone: tzinfo) -> str:
     lines = []
     for row in rows:
         number = numbers.setdefault(row.thread_id, len(numbers) + 1)
-        lines.append(f"{render_row(row, zone, with_day=True)} (conversation {number})")
+        lines.append(f"{render_row(row, zone)} (conversation {number})")
     return "<profile>\n" + "\n".join(lines) + "\n</profile>"
 
 
@@ -96,33 +96,35 @@ def _together(rows: Sequence[Observation]) -> Iterator[list[Observation]]:
 
 def _lines(rows: Sequence[Observation], zone: tzinfo) -> str:
     lines: list[str] = []
-    before = ""
+    before: date | None = None
     for row in rows:
-        today = "" if row.said_at is None else day(local(row.said_at, zone))
+        moment = None if row.said_at is None else local(row.said_at, zone)
+        today = None if moment is None else moment.date()
         if today != before:
-            lines.append(f"{today or 'undated'}:")
+            lines.append("undated:" if moment is None else f"{day(moment)}:")
             before = today
-        lines.append(render_row(row, zone))
+        lines.append(_line(row, zone, "" if moment is None else f"{moment.hour:02}:{moment.minute:02} "))
     return "\n".join(lines)
 
 
-def render_row(row: Observation, zone: tzinfo, *, with_day: bool = False) -> str:
-    """One row. Its text is in it to the letter, `protect` aside."""
-    words = [f"- {row.id}"]
-    if row.said_at is not None:
-        moment = local(row.said_at, zone)
-        if with_day:
-            words.append(day(moment))
-        words.append(f"{moment.hour:02}:{moment.minute:02}")
-    words.append(row.priority)
-    if row.kind in ("rule", "task", "decision", "outcome"):
-        words.append({"outcome": "done"}.get(row.kind, row.kind))
-    if row.origin == "tool":
-        words.append("(from a tool)")
+def render_row(row: Observation, zone: tzinfo) -> str:
+    """One row, with its day."""
+    if row.said_at is None:
+        return _line(row, zone, "")
+    moment = local(row.said_at, zone)
+    return _line(row, zone, f"{day(moment)} {moment.hour:02}:{moment.minute:02} ")
+
+
+_CALLED = {"rule": " rule", "task": " task", "decision": " decision", "outcome": " done"}
+
+
+def _line(row: Observation, zone: tzinfo, when: str) -> str:
+    """A row said at `when`. Its text is in it to the letter, `protect` aside."""
     text = protect(row.text)
-    line = f"{' '.join(words)}: {text}"
-    if "\n" in text or "\r" in text:
-        line = f"{' '.join(words)}:\n<message>\n{text}\n</message>"
+    by = " (from a tool)" if row.origin == "tool" else ""
+    line = f"- {row.id} {when}{row.priority}{_CALLED.get(row.kind, '')}{by}:"
+    several = "\n" in text or "\r" in text
+    line = f"{line}\n<message>\n{text}\n</message>" if several else f"{line} {text}"
     return line if row.event_from is None else f"{line} [date: {_event(row, zone)}]"
 
 

@@ -128,6 +128,11 @@ class ObservedThread:
         """The rows to show: those in view, but for what came after a message that is asked again."""
         return [row for row in self.state.rows if row.in_view and not self._is_later(row)]
 
+    @property
+    def shown_ids(self) -> tuple[str, ...]:
+        """Ids of the rows in view and of the profile."""
+        return tuple([row.id for row in (*self.view, *self.state.profile)])
+
     def _is_later(self, row: Observation) -> bool:
         return self._before is not None and row.to_seq >= self._before
 
@@ -306,6 +311,7 @@ class ObservedThread:
         async def work() -> None:
             try:
                 await worker.run(phase)
+                self._background.wrote()
             finally:
                 if not ended.done():
                     ended.set_result(None)

@@ -3,7 +3,7 @@
 `Recaller` is the one implementation of both. Ranking is in `threadmark.recall`, the index in the store.
 """
 
-from .result import Recalled, RecallReason, RecallResult
+from .result import Recalled, RecalledObservation, RecallReason, RecallResult
 from .settings import SemanticRecall
 
-__all__ = ["RecallReason", "RecallResult", "Recalled", "SemanticRecall"]
+__all__ = ["RecallReason", "RecallResult", "Recalled", "RecalledObservation", "SemanticRecall"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..._errors import ValidationError
-from ..._ids import check_count, check_paging
+from ..._ids import check_count, check_paging, utc
 from ..._types import MessagePage
 from ...stores.base import Direction, MatchQuery, RecallFilter, Scalar
+from ...stores.base._observation_search import View
 from .filters import narrowed
+from .recaller import Notes
 from .result import RecallResult
 from .settings import RecallMode, SemanticRecall, as_filter
 
@@ -33,17 +36,38 @@ async def recall(
     filter: Mapping[str, Scalar] | RecallFilter | None,
     mode: RecallMode | None,
     page: int,
+    observations: bool | View | None,
+    as_of: datetime | None,
+    valid_at: datetime | None,
     conditions: Mapping[str, Any],
 ) -> RecallResult:
     """See `Resource.recall`."""
     settings = memory.settings.semantic_recall or SemanticRecall()
-    changes = {"top_k": top_k, "window": window, "threshold": threshold, "filter": filter, "mode": mode}
+    changes = {
+        "top_k": top_k,
+        "window": window,
+        "threshold": threshold,
+        "filter": filter,
+        "mode": mode,
+        "observations": observations,
+    }
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if given:
         settings = replace(settings, **given)
     check_query(query)
     check_count("page", page)
     narrow = narrowed(as_filter(settings.filter), thread=thread, **conditions)
+    notes = None
+    if settings.view is not None:
+        notes = Notes(
+            limit=settings.top_k,
+            offset=page * settings.top_k,
+            view=settings.view,
+            as_of=None if as_of is None else utc("as_of", as_of),
+            valid_at=None if valid_at is None else utc("valid_at", valid_at),
+        )
+    if as_of is not None:
+        narrow = narrowed(narrow, until=as_of)
     memory.recaller.check(settings)
     read_only = memory.settings.read_only
     if not read_only:
@@ -58,6 +82,7 @@ async def recall(
         offset=page * settings.top_k,
         strict=True,
         read_only=read_only,
+        notes=notes,
     )
 
 

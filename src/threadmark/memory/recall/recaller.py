@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +16,22 @@ from ...recall.query import Query, parse_query
 from ...recall.rank import Ranked, Settings, Why
 from ...recall.rerank import rerank
 from ...recall.text import searchable
-from ...stores.base import RecallAnswer, RecallFilter, RecallHit, RecallQuery, RecallState, Store
+from ...stores.base import (
+    ObservationAnswer,
+    ObservationSearch,
+    RecallAnswer,
+    RecallFilter,
+    RecallHit,
+    RecallQuery,
+    RecallState,
+    Store,
+)
+from ...stores.base._observation_search import View
 from ...stores.base._recall import MAX_RECALL
 from ..tracing import retrieving, tell_found
 from .embedding import embed, resolve
 from .indexing import Indexer, OnProgress
-from .result import Recalled, RecallReason, RecallResult
+from .result import Recalled, RecalledObservation, RecallReason, RecallResult
 from .settings import SemanticRecall
 
 if TYPE_CHECKING:
@@ -36,6 +46,18 @@ EMBEDDERS = 64
 """How many embedders of calls are remembered."""
 RERANK_POOL = 5
 """How many hits a reranker sees for each that is wanted, and 20 at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """Which observations are to be found beside messages; as in `ObservationSearch`."""
+
+    limit: int
+    offset: int = 0
+    view: View = "current"
+    as_of: datetime | None = None
+    valid_at: datetime | None = None
+    exclude: tuple[str, ...] = ()
 
 
 class Recaller:
@@ -120,10 +142,12 @@ class Recaller:
         near: int | None = None,
         strict: bool = False,
         read_only: bool = False,
+        notes: Notes | None = None,
     ) -> RecallResult:
         """What the owner's messages say about `text`: `limit` hits after the first `offset`.
 
-        The first `near` of them bring their neighbours, all if it is `None`.
+        The first `near` of them bring their neighbours, all if it is `None`. With `notes`, observations are
+        found beside them.
 
         Where the embedder or the reranker fails, the answer says so in `degraded`; with `strict` a failure
         that leaves nothing to search by raises `ModelError`. With `read_only` nothing is switched on or made
@@ -134,7 +158,9 @@ class Recaller:
         if not text.strip():
             return RecallResult(query=text)
         with retrieving(owner, limit) as span:
-            result = await self._search(owner, text, settings, filter, limit, offset, near, strict, read_only)
+            result = await self._search(
+                owner, text, settings, filter, limit, offset, near, strict, read_only, notes
+            )
             tell_found(span, result)
         return result
 
@@ -149,6 +175,7 @@ class Recaller:
         near: int | None,
         strict: bool,
         read_only: bool,
+        notes: Notes | None,
     ) -> RecallResult:
         query, vector, space, degraded = await self._vector(owner, text, settings, read_only)
         lexical = settings.mode != "vector"
@@ -203,6 +230,55 @@ class Recaller:
             degraded=degraded,
             indexed=answer.indexed,
             embedded=answer.embedded,
+            observations=()
+            if notes is None
+            else await self._notes(owner, request, notes, vector is not None),
+        )
+
+    async def _notes(
+        self, owner: str, request: RecallQuery, notes: Notes, by_vector: bool
+    ) -> tuple[RecalledObservation, ...]:
+        """The owner's observations that fit the question, by the arms that answered for messages."""
+        if not {"recall", "observations"} <= self.store.capabilities or not notes.limit:
+            return ()
+        if not (by_vector or request.lexical):
+            return ()
+        wanted = replace(
+            request,
+            vector=request.vector if by_vector else None,
+            space=request.space if by_vector else None,
+            limit=notes.limit,
+            offset=notes.offset,
+            before=0,
+            after=0,
+        )
+        search = ObservationSearch(
+            recall=wanted,
+            view=notes.view,
+            as_of=notes.as_of,
+            valid_at=notes.valid_at,
+            exclude=notes.exclude,
+        )
+        try:
+            found = await self.store.search_observations(owner, search)
+        except ConfigurationError:
+            if self.indexer.enabled:
+                raise
+            found = ObservationAnswer()  # `read_only`, and no index: it was told for the messages
+        return tuple(
+            [
+                RecalledObservation(
+                    observation=hit.observation,
+                    score=hit.score,
+                    why=RecallReason(
+                        rank=hit.rank,
+                        scores={name: value for name in _SCORES if (value := getattr(hit.why, name))},
+                        terms=hit.why.terms,
+                        sources=hit.sources,
+                    ),
+                )
+                for hit in found.hits
+            ]
         )
 
     async def _answer(

@@ -9,6 +9,9 @@
     <from_other_conversations>
     [2026-10-28]
     Ben: ...
+    </from_other_conversations>
+    <notes>
+    ...
 
 A line in brackets says the day of the lines after it (in UTC); another conversation begins with one, too.
 
@@ -29,7 +32,10 @@ from ...recall.text import searchable
 from ..context.render import attribute, escape
 from .filters import passes
 from .pieces import cut
-from .result import Recalled, RecallResult
+from .render_notes import SHARE as NOTES_SHARE
+from .render_notes import choose_notes, render_notes, scores_of
+from .render_notes import evidence as note_evidence
+from .result import Recalled, RecalledObservation, RecallResult
 from .settings import as_filter
 from .turn import TurnRecall
 
@@ -49,7 +55,10 @@ _BREAK = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecalledBlock:
-    """One element of what was recalled: of this conversation, or of others."""
+    """One element of what was recalled: of this conversation, of others, or observations.
+
+    `sources` and `scores` are by the ids of messages, or of observations ("o41").
+    """
 
     text: str
     why: str
@@ -67,9 +76,16 @@ class _Line:
 
 
 def choose(
-    recall: TurnRecall, shown: Collection[str], room: int, count: Callable[[str], int]
+    recall: TurnRecall,
+    shown: Collection[str],
+    room: int,
+    count: Callable[[str], int],
+    noted: Collection[str] = (),
 ) -> list[RecalledBlock]:
     """The best of what was recalled that is not `shown` already and fits `room` tokens.
+
+    `shown` are ids of messages, `noted` those of observations. Observations come last, and take their share
+    of the room first: what the best messages say to the letter is not told again in other words.
 
     First the `top_k` best, each within its share of the room; then more hits, where the settings fill it;
     then the neighbours of the best, by rank, those alone that pass the settings' filter. What neither words
@@ -92,6 +108,19 @@ def choose(
             hits.append(hit)
             speaking[hit.message.id] = evidence
     first, more = hits[: settings.top_k], hits[settings.top_k :] if settings.fills else []
+    notes: list[RecalledObservation] = []
+    if result.observations:
+        notes = choose_notes(
+            result.observations,
+            noted=noted,
+            told={*shown, *(hit.message.id for hit in first)},
+            least=FLOOR * max(best, *[note_evidence(note) for note in result.observations]),
+            room=int(room * NOTES_SHARE) - FENCE_TOKENS // 4,
+            count=count,
+            most=settings.top_k,
+        )
+    if notes:
+        room -= count(render_notes(notes))
     more = [hit for hit in more if speaking[hit.message.id] >= FLOOR * best]
     lines = _fit(first, room, count)
     taken = {hit.message.id for hit in first}
@@ -129,9 +158,23 @@ def choose(
         for block in (
             _block("from_this_conversation", "earlier in this conversation", here, scores, result),
             _block("from_other_conversations", "from other conversations", there, scores, result),
+            _notes_block(notes, result),
         )
         if block is not None
     ]
+
+
+def _notes_block(notes: Sequence[RecalledObservation], result: RecallResult) -> RecalledBlock | None:
+    if not notes:
+        return None
+    scores = scores_of(notes)
+    listed = ", ".join(f"{id_} {score:.2f}" for id_, score in scores.items())
+    return RecalledBlock(
+        text=render_notes(notes),
+        why=f"recalled observations ({result.mode}): {listed}",
+        sources=tuple(scores),
+        scores=scores,
+    )
 
 
 def fence(blocks: Sequence[RecalledBlock]) -> str:

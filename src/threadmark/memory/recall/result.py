@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..._types import Message
+from ...stores.base import Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallReason:
-    """Why a message was recalled.
+    """Why a message or an observation was recalled.
 
     The score is the sum of `scores`: of `lexical` (the share of the question's weight that the message's own
     words cover, about 1 for all of it), `semantic` (how far its meaning stands out from the owner's other
@@ -25,7 +26,7 @@ class RecallReason:
     terms: tuple[str, ...] = ()
     """Words of the question, as the index has them, that the message holds."""
     sources: tuple[str, ...] = ()
-    """Ids of the messages that the hit stands for: its own."""
+    """Ids of the messages that the hit stands for: its own, or those that the observation comes from."""
     window: tuple[str, ...] = ()
     """Ids of the hit and of the neighbours that came along, in order."""
 
@@ -51,8 +52,21 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecalledObservation:
+    """An observation that was found, its score, and why. `why.sources` are the messages behind it.
+
+    Its `id` ("o41") and `thread_id` stand in `observation`. Scores of observations and of messages are not
+    of one scale.
+    """
+
+    observation: Observation
+    score: float
+    why: RecallReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecallResult:
-    """What was found for a question, best first.
+    """What was found for a question, best first: messages as `hits`, and `observations` of their own.
 
     `messages` are all hits and neighbours, each once, in order of thread and `seq`. `mode` says which arms
     answered; `degraded` why one that was asked for did not, `None` if all did. `indexed` counts the owner's
@@ -66,6 +80,7 @@ class RecallResult:
     degraded: str | None = None
     indexed: int = 0
     embedded: int = 0
+    observations: tuple[RecalledObservation, ...] = ()
 
     def __iter__(self) -> Iterator[Recalled]:
         return iter(self.hits)

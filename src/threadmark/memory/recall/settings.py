@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from ..._errors import ConfigurationError, ValidationError
 from ..._ids import check_count
 from ...stores.base import RecallFilter, Scalar
+from ...stores.base._observation_search import View
 from ...stores.base._recall import MAX_RECALL
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class SemanticRecall:
         half_life: In days.
         tool: Whether the agent gets the tool `recall`, to search on its own, count, list and read on.
         timeout: Seconds that the embedder has for a question; then words alone are searched.
+        observations: Whether observations are found, too, up to `top_k` of their own. `True` is "current":
+            those that nothing stands for; "live" finds also what summaries stand for, "all" also what was
+            superseded or taken back. A turn does only with observational memory, and leaves out what the
+            prompt holds already.
     """
 
     top_k: int = 4
@@ -61,6 +66,7 @@ class SemanticRecall:
     half_life: float = 30.0
     tool: bool = True
     timeout: float = 5.0
+    observations: bool | View = True
 
     def __post_init__(self) -> None:
         check_count("top_k", self.top_k, least=1)
@@ -81,11 +87,22 @@ class SemanticRecall:
         check_count("max_tokens", self.max_tokens)
         if not isinstance(self.tool, bool):
             raise ConfigurationError(f"tool must be True or False, not {self.tool!r}")
+        if not isinstance(self.observations, bool) and self.observations not in get_args(View):
+            raise ConfigurationError(
+                f"observations must be True, False, 'current', 'live' or 'all', not {self.observations!r}"
+            )
         if self.fill is not None and not isinstance(self.fill, bool):
             raise ConfigurationError(f"fill must be True, False or None, not {self.fill!r}")
         if self.reranker is not None and not callable(getattr(self.reranker, "rerank", None)):
             raise ConfigurationError("reranker needs a method `rerank(query, texts)`")
         as_filter(self.filter)
+
+    @property
+    def view(self) -> View | None:
+        """Which observations are found; `None` for none."""
+        if isinstance(self.observations, bool):
+            return "current" if self.observations else None
+        return self.observations
 
     @property
     def fills(self) -> bool:

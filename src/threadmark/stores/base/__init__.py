@@ -15,6 +15,12 @@ Errors: `ConflictError` (exists, or changed since), `NotFoundError`, `Validation
 
 from ._cursors import Place, paged, place_of, rows_wanted
 from ._messages import MessageChange, MessageQuery
+from ._observation_search import (
+    ObservationAnswer,
+    ObservationHit,
+    ObservationSearch,
+    ObservationSearchStore,
+)
 from ._observations import (
     Activation,
     Covered,
@@ -55,7 +61,16 @@ from ._recall import (
     ThreadHit,
 )
 from ._store import Store
-from ._threads import CloneRequest, Direction, NewThread, OrderField, Scalar, ThreadChange, ThreadQuery
+from ._threads import (
+    CloneRequest,
+    Direction,
+    NewThread,
+    OrderField,
+    Scalar,
+    SpeakerErasure,
+    ThreadChange,
+    ThreadQuery,
+)
 from ._turns import (
     RunWrite,
     TurnQuery,
@@ -86,13 +101,17 @@ __all__ = [
     "NewObservation",
     "NewThread",
     "Observation",
+    "ObservationAnswer",
     "ObservationCommit",
+    "ObservationHit",
     "ObservationJob",
     "ObservationKind",
     "ObservationLog",
     "ObservationPage",
     "ObservationQuery",
     "ObservationReceipt",
+    "ObservationSearch",
+    "ObservationSearchStore",
     "ObservationState",
     "ObservationStore",
     "OrderField",
@@ -110,6 +129,7 @@ __all__ = [
     "Scalar",
     "Source",
     "SpaceState",
+    "SpeakerErasure",
     "Store",
     "ThreadChange",
     "ThreadHit",

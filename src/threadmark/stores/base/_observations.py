@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..._codec import parts_to_json
 from ..._errors import ConfigurationError, ValidationError
@@ -151,6 +151,17 @@ class Observation:
         return self.visible and not self.hidden
 
 
+_SETTERS = [(item.name, getattr(Observation, item.name).__set__) for item in fields(Observation)]
+
+
+def new_observation(**values: Any) -> Observation:
+    """`Observation(**values)`, of all its fields, in half the time: a turn reads hundreds of them."""
+    made = object.__new__(Observation)
+    for name, put in _SETTERS:
+        put(made, values[name])
+    return made
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
     """What the observer said about how to go on, and the newest message (`seq`) that it knew then.
@@ -202,10 +213,10 @@ class ObservationState:
     """What the planning of a thread's memory needs, all of one moment.
 
     `rows` are the live rows that no visible summary stands for, in order of `place`, those not yet visible
-    included. `raw` are the messages that are not covered, oldest first, at most `LogQuery.limit` of the
-    newest; `omitted` counts the uncovered messages that are not among them. `ends` are the values that
-    `visible_seq` can be moved to, in order: ends of ranges observed together. `profile` are rows of the
-    owner's other threads.
+    included; a store may leave out their `sources`. `raw` are the messages that are not covered, oldest
+    first, at most `LogQuery.limit` of the newest; `omitted` counts the uncovered messages that are not among
+    them. `ends` are the values that `visible_seq` can be moved to, in order: ends of ranges observed
+    together. `profile` are rows of the owner's other threads.
     """
 
     log: ObservationLog
@@ -237,9 +248,13 @@ class ObservationQuery:
     """Which rows. `view`: "current" is what a model sees, "live" also what summaries stand for and what
     is not yet visible, "all" also what was superseded or retired, each in order of thread and `place`.
 
-    `as_of` gives the rows that an observer had recorded and nothing had superseded or retired at that
-    time (`view` is then not used). `thread_id=None` is all the owner's threads. `text` matches rows that
-    contain it, whatever the case.
+    `as_of` gives what was believed at that time: the rows that an observer had recorded by then and nothing
+    had superseded or retired. `valid_at` gives what was true at that time, by what is believed now: the rows
+    that held then. A row holds from its event's date on, or from when it was said if it has none, until what
+    superseded it holds; one about a span of time until that ends. Both together give what was believed at
+    `as_of` about `valid_at`. With one of them `view` is not used.
+
+    `thread_id=None` is all the owner's threads. `text` matches rows that contain it, whatever the case.
     """
 
     thread_id: str | None = None
@@ -252,6 +267,7 @@ class ObservationQuery:
     message_id: str | None = None
     text: str | None = None
     as_of: datetime | None = None
+    valid_at: datetime | None = None
     page: int = 0
     per_page: int | None = 100
 

@@ -170,9 +170,9 @@ class ThreadHit:
 class SpaceState:
     """One embedder's space.
 
-    `embedded` messages have vectors; `waiting` are in the outbox, `failing` of them
+    `embedded` messages have vectors; `waiting` messages and observations are in the outbox, `failing` of them
     were tried in vain; `unqueued` are messages from before the space that were not handed out yet. `oldest`
-    is when the message that waits longest was written to the outbox, `error` what the last failure was.
+    is when what waits longest was written to the outbox, `error` what the last failure was.
     """
 
     name: str
@@ -186,14 +186,14 @@ class SpaceState:
 
     @property
     def complete(self) -> bool:
-        """Whether no message waits for its vectors."""
+        """Whether nothing waits for its vectors."""
         return not self.waiting and not self.unqueued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallState:
-    """The index as a whole: `indexed` of the database's `messages`. `bytes` is the room that it takes, if
-    known.
+    """The index as a whole: `indexed` of the database's `messages`, and `indexed_observations` of its
+    `observations`. `bytes` is the room that it takes, if known.
 
     `outdated`: it was made by another version of the text analysis, and `enable_recall` begins it anew.
     """
@@ -204,16 +204,23 @@ class RecallState:
     messages: int = 0
     spaces: tuple[SpaceState, ...] = ()
     bytes: int | None = None
+    indexed_observations: int = 0
+    observations: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every message of the database is in the index."""
-        return self.enabled and not self.outdated and self.indexed >= self.messages
+        """Whether every message and observation of the database is in the index."""
+        return (
+            self.enabled
+            and not self.outdated
+            and self.indexed >= self.messages
+            and self.indexed_observations >= self.observations
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallProgress:
-    """What one batch of `backfill_recall` did. `finished`: nothing is left to do."""
+    """What one batch of `backfill_recall` did: `indexed` messages. `finished`: nothing is left to do."""
 
     indexed: int
     finished: bool
@@ -221,12 +228,16 @@ class RecallProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A message to embed. `token` names the claim, `attempts` counts failures before it."""
+    """A message to embed. `token` names the claim, `attempts` counts failures before it.
+
+    With `observation`, the id of one, `message` holds its text, and is no stored message.
+    """
 
     owner: str
     message: Message
     token: str
     attempts: int = 0
+    observation: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +270,7 @@ class RecallStore:
         raise _unsupported(self)
 
     async def backfill_recall(self, *, limit: int = 500) -> RecallProgress:
-        """Index up to `limit` messages from before the index was on, in one transaction.
+        """Index up to `limit` messages from before the index was on, or observations, in one transaction.
 
         Call it until it is finished. It goes on where any process left it; several may take turns.
         """

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
 from ..base import Store
+from ..sqlite._recall import noted
 from ..sqlite._rows import MESSAGE_COLUMNS, message_from_row
 from ._tables import Row, Tables, TableStore, of_store
+
+if TYPE_CHECKING:
+    from ..sqlite._driver import Connection
 
 MOST = 1000
 """Messages that are put into the index in one transaction."""
@@ -130,13 +136,20 @@ CHECKS = (
     ),
     _Check(
         "messages that wait for vectors and are gone",
-        "SELECT key FROM recall_outbox EXCEPT SELECT key FROM messages",
-        ("DELETE FROM recall_outbox WHERE key NOT IN (SELECT key FROM messages)",),
+        "SELECT key FROM recall_outbox WHERE key > 0 EXCEPT SELECT key FROM messages",
+        ("DELETE FROM recall_outbox WHERE key > 0 AND key NOT IN (SELECT key FROM messages)",),
+    ),
+    _Check(
+        "observations that wait for vectors and are gone",
+        "SELECT -key FROM recall_outbox WHERE key < 0 EXCEPT SELECT key FROM observations",
+        ("DELETE FROM recall_outbox WHERE key < 0 AND -key NOT IN (SELECT key FROM observations)",),
     ),
 )
 
 MISSING = "messages that the recall index lacks"
 STALE = "entries of the recall index whose message is gone"
+MISSING_NOTES = "observations that the recall index lacks"
+STALE_NOTES = "entries of the recall index whose observation is gone"
 
 
 async def check_store(
@@ -161,6 +174,8 @@ async def check_store(
     for what, count, put_right in (
         (STALE, _stale, _unindex),
         (MISSING, _unindexed, _index),
+        (STALE_NOTES, _stale_notes, _unindex_notes),
+        (MISSING_NOTES, _unindexed_notes, _index_notes),
     ):
         tell(what)
         rows = left = await tables.read_tables(count)
@@ -179,7 +194,10 @@ def _count(db: Tables, sql: str) -> int:
 
 
 _LACKING = "SELECT key FROM messages EXCEPT SELECT key FROM recall_docs"
-_LEFT = "SELECT key FROM recall_docs EXCEPT SELECT key FROM messages"
+_LEFT = "SELECT key FROM recall_docs WHERE key > 0 EXCEPT SELECT key FROM messages"
+# In the index, observations have the negatives of their keys.
+_LACKING_NOTES = "SELECT key FROM observations WHERE kind <> 'none' EXCEPT SELECT -key FROM recall_docs"
+_LEFT_NOTES = "SELECT key FROM recall_docs WHERE key < 0 EXCEPT SELECT -key FROM observations"
 
 
 def _unindexed(db: Tables) -> int:
@@ -202,9 +220,30 @@ def _index(db: Tables, tables: TableStore) -> None:
 
 
 def _unindex(db: Tables, tables: TableStore) -> None:
+    _take_out(db, tables, _LEFT)
+
+
+def _unindexed_notes(db: Tables) -> int:
+    return _count(db, _LACKING_NOTES) if db.execute("SELECT 1 FROM recall_state") else 0
+
+
+def _stale_notes(db: Tables) -> int:
+    return _count(db, _LEFT_NOTES)
+
+
+def _index_notes(db: Tables, tables: TableStore) -> None:
+    rows = db.execute(f"SELECT key FROM ({_LACKING_NOTES}) AS found LIMIT ?", (MOST,))
+    noted(cast("Connection", db), [key for (key,) in rows], datetime.now(UTC))
+
+
+def _unindex_notes(db: Tables, tables: TableStore) -> None:
+    _take_out(db, tables, _LEFT_NOTES)
+
+
+def _take_out(db: Tables, tables: TableStore, left: str) -> None:
     by_owner: dict[int, list[int]] = {}
     for number, key in db.execute(
-        f"SELECT owner_no, key FROM recall_docs WHERE key IN ({_LEFT}) LIMIT ?", (MOST,)
+        f"SELECT owner_no, key FROM recall_docs WHERE key IN ({left}) LIMIT ?", (MOST,)
     ):
         by_owner.setdefault(number, []).append(key)
     tables.unindexes(db, by_owner)

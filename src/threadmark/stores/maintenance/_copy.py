@@ -11,13 +11,18 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
 
 from ..._errors import ConflictError, StoreError
 from ..base import Store
+from ..sqlite._recall import noted
 from ..sqlite._rows import MESSAGE_COLUMNS, message_from_row
 from . import _vectors
 from ._tables import Row, Tables, TableStore, of_store
+
+if TYPE_CHECKING:
+    from ..sqlite._driver import Connection
 
 BATCH = 200
 """Threads, or owners, that are looked up at once."""
@@ -42,6 +47,7 @@ OBSERVATION = (
     "event_to, event_precision, from_seq, to_seq, place, pending, hidden, tokens, count, flags, job_id, "
     "recorded_at, retired_at, superseded_at, resource_id"
 )
+NOTE = OBSERVATION.split(", ").index("text")
 LOG = (
     "resource_id, observed_seq, visible_seq, version, fence, hints, extracted, observer_failures, "
     "observer_retry_at, reflector_failures, reflector_retry_at"
@@ -110,10 +116,13 @@ async def copy_store(
             done, copy = await _copy_thread(found, owner, thread_id, target, there, replace)
             sums.update(found.checksum.encode())
             if spaces:
+                looks = (_vectors.of_messages(owner, number), _vectors.of_messages(owner, copy))
                 texts = [(row[0], row[PARTS]) for row in found.messages]
-                count, told = await _vectors.copy_vectors(here, there, spaces, owner, (number, copy), texts)
-                vectors += count
-                sums.update(told.encode())
+                notes = [(row[0], row[NOTE]) for row in found.observations]
+                for what, (look, other) in ((texts, looks), (notes, (_vectors.of_observations(owner),) * 2)):
+                    count, told = await _vectors.copy_vectors(here, there, spaces, owner, what, (look, other))
+                    vectors += count
+                    sums.update(told.encode())
             seen += 1
             copied += done
             messages += len(found.messages) if done else 0
@@ -288,6 +297,8 @@ def _write_thread(db: Tables, there: TableStore, found: Whole, place: int) -> No
         (owner, base, base + (1 << 32) - 1),
     )
     there.indexes(db, owner, {row[0]: message_from_row(row) for row in stored})
+    notes = db.execute("SELECT key FROM observations WHERE thread_number = ?", (number,))
+    noted(cast("Connection", db), [key for (key,) in notes], datetime.now(UTC))
 
 
 def _write_observations(db: Tables, found: Whole, owner: str, number: int) -> None:

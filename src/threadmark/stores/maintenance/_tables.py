@@ -38,8 +38,8 @@ class TableStore(Protocol):
     def indexes(self, db: Tables, owner: str, messages: dict[int, Message]) -> None:
         """Bring the recall index up to date with messages, by key, that were written to the tables."""
 
-    def vectors(self, db: Tables, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
-        """Space, key and vector of the owner's messages with keys from `first` to `last`, pieces in order."""
+    def vectors(self, db: Tables, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+        """Space, key and vector of the owner's messages, or observations by their negative keys, in order."""
 
     def embeds(self, db: Tables, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
         """Keep vectors of messages, by key, in place of what they had; they wait for none any more."""

@@ -7,9 +7,10 @@ the embedder and may cost money. What had none yet waits for them on the other s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from ..._codec import to_json
 from ..._errors import ConfigurationError, StoreError
 from ..._ids import now
 from ..base import Store
@@ -19,7 +20,10 @@ SLICE = 500
 """Messages whose vectors are read at once."""
 
 Vectors: TypeAlias = dict[str, dict[int, list[bytes]]]
-"""By space and by place in the thread."""
+"""By space and by place."""
+
+Look: TypeAlias = Callable[[Tables, Sequence[int]], list[Row]]
+"""Place, key in the index and text of what is at these places in one store."""
 
 
 async def prepare(source: Store, target: Store) -> tuple[list[str], list[str]]:
@@ -48,74 +52,96 @@ async def copy_vectors(
     there: TableStore,
     spaces: Sequence[str],
     owner: str,
-    numbers: tuple[int, int],
-    messages: Sequence[Row],
+    texts: Sequence[tuple[int, str]],
+    looks: tuple[Look, Look],
 ) -> tuple[int, str]:
-    """Copy the vectors of a thread, by its numbers in the source and the target; how many, and a checksum.
+    """Copy the vectors of messages or of observations; how many, and a checksum.
 
-    `messages` hold the place and the parts of what was copied: what has changed since is left to wait.
+    `texts` holds the place and the text of what was copied: what has another text since is left to wait.
     """
     sums = hashlib.blake2b(digest_size=16)
     count = 0
-    for first in range(0, len(messages), SLICE):
-        batch: dict[int, str] = dict(messages[first : first + SLICE])
-        span = (min(batch), max(batch))
-        parts, found = await here.read_tables(
-            lambda db, s=span: _read(db, here, owner, numbers[0], s)  # type: ignore[misc]
+    for first in range(0, len(texts), SLICE):
+        batch = dict(texts[first : first + SLICE])
+        wanted = await here.read_tables(
+            lambda db, b=batch: _read(db, here, owner, looks[0], b, spaces)  # type: ignore[misc]
         )
-        wanted = _only(found, spaces, {seq for seq, text in parts.items() if batch.get(seq) == text})
-        if await there.read_tables(lambda db, s=span, w=wanted: _missing(db, there, owner, numbers[1], s, w)):  # type: ignore[misc]
+        if await _lacks(there, owner, looks[1], batch, wanted):
             await there.write_tables(
-                lambda db, w=wanted: _write(db, there, owner, numbers[1], w),  # type: ignore[misc]
+                lambda db, b=batch, w=wanted: _write(db, there, owner, looks[1], b, w),  # type: ignore[misc]
                 owner=owner,
             )
-            if await there.read_tables(
-                lambda db, s=span, w=wanted: _missing(db, there, owner, numbers[1], s, w)  # type: ignore[misc]
-            ):
-                raise StoreError(f"vectors of a thread of {owner!r} do not read back as they were written")
-        for space, by_seq in sorted(wanted.items()):
-            for seq, vectors in sorted(by_seq.items()):
-                sums.update(f"{space}\x00{seq}\x00{len(vectors)}\x00".encode())
+            if await _lacks(there, owner, looks[1], batch, wanted):
+                raise StoreError(f"vectors of {owner!r} do not read back as they were written")
+        for space, by_place in sorted(wanted.items()):
+            for place, vectors in sorted(by_place.items()):
+                sums.update(f"{space}\x00{place}\x00{len(vectors)}\x00".encode())
                 sums.update(b"".join(vectors))
                 count += len(vectors)
     return count, sums.hexdigest()
 
 
-def _read(
-    db: Tables, store: TableStore, owner: str, number: int, span: tuple[int, int]
-) -> tuple[dict[int, str], Vectors]:
+def of_messages(owner: str, number: int) -> Look:
+    """How to find messages of thread `number`, whose places are their `seq`."""
     base = number << 32
-    keys = (base + span[0], base + span[1])
-    parts = db.execute(
-        "SELECT seq, parts FROM messages WHERE resource_id = ? AND key BETWEEN ? AND ?", (owner, *keys)
-    )
-    found: Vectors = {}
-    for space, key, vector in store.vectors(db, owner, *keys):
-        found.setdefault(space, {}).setdefault(key - base, []).append(vector)
-    return dict(parts), found
+
+    def look(db: Tables, places: Sequence[int]) -> list[Row]:
+        return db.execute(
+            "SELECT seq, key, parts FROM messages WHERE resource_id = ? AND key BETWEEN ? AND ?",
+            (owner, base + min(places), base + max(places)),
+        )
+
+    return look
 
 
-def _only(found: Vectors, spaces: Sequence[str], seqs: set[int]) -> Vectors:
-    return {
-        space: kept
-        for space in spaces
-        if (kept := {seq: vectors for seq, vectors in found.get(space, {}).items() if seq in seqs})
-    }
+def of_observations(owner: str) -> Look:
+    """How to find observations, whose places are their numbers; their keys in the index are negative."""
+
+    def look(db: Tables, places: Sequence[int]) -> list[Row]:
+        return db.execute(
+            "SELECT o.number, -o.key, o.text FROM observations AS o WHERE o.resource_id = ? "
+            "AND o.number IN (SELECT value FROM json_each(?))",
+            (owner, to_json(list(places))),
+        )
+
+    return look
 
 
-def _missing(
-    db: Tables, store: TableStore, owner: str, number: int, span: tuple[int, int], wanted: Vectors
+async def _lacks(
+    store: TableStore, owner: str, look: Look, batch: Mapping[int, str], wanted: Vectors
 ) -> bool:
-    """Whether the target lacks any of these."""
-    _, found = _read(db, store, owner, number, span)
+    """Whether a store lacks any of these vectors."""
+    if not wanted:
+        return False
+    found = await store.read_tables(lambda db: _read(db, store, owner, look, batch, list(wanted)))
     return any(
-        found.get(space, {}).get(seq) != vectors
-        for space, by_seq in wanted.items()
-        for seq, vectors in by_seq.items()
+        found.get(space, {}).get(place) != vectors
+        for space, by_place in wanted.items()
+        for place, vectors in by_place.items()
     )
 
 
-def _write(db: Tables, store: TableStore, owner: str, number: int, wanted: Vectors) -> None:
-    base = number << 32
-    for space, by_seq in wanted.items():
-        store.embeds(db, owner, space, {base + seq: vectors for seq, vectors in by_seq.items()})
+def _keys(db: Tables, look: Look, batch: Mapping[int, str]) -> dict[int, int]:
+    """Places by key, of what has the same text."""
+    return {key: place for place, key, text in look(db, list(batch)) if batch.get(place) == text}
+
+
+def _read(
+    db: Tables, store: TableStore, owner: str, look: Look, batch: Mapping[int, str], spaces: Sequence[str]
+) -> Vectors:
+    places = _keys(db, look, batch)
+    found: Vectors = {}
+    for space, key, vector in store.vectors(db, owner, list(places)):
+        if space in spaces:
+            found.setdefault(space, {}).setdefault(places[key], []).append(vector)
+    return found
+
+
+def _write(
+    db: Tables, store: TableStore, owner: str, look: Look, batch: Mapping[int, str], wanted: Vectors
+) -> None:
+    keys = {place: key for key, place in _keys(db, look, batch).items()}
+    for space, by_place in wanted.items():
+        store.embeds(
+            db, owner, space, {keys[place]: vectors for place, vectors in by_place.items() if place in keys}
+        )

@@ -14,12 +14,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._codec import from_json, time_to_text
 from ._names import Names
 from ._rows import scalars_json
 from ._session import Row, Session
+
+if TYPE_CHECKING:
+    from ._observation_index import ObservationIndex
 
 _MARK = re.compile(r"IN \(SELECT value FROM json_each\(\?(\d*)\)\)|LIMIT \?(\d*)|\?(\d*)")
 _TABLE = re.compile(
@@ -93,6 +96,7 @@ class Dialect:
 
     def __init__(self, db: Session, names: Names, *, locking: bool) -> None:
         self._db = db
+        self._names = names
         self._schema = names.schema
         self._locking = locking
         self._changed = 0
@@ -129,6 +133,13 @@ class Dialect:
     def session(self) -> Session:
         """The session that is spoken to."""
         return self._db
+
+    @property
+    def recall(self) -> ObservationIndex:
+        """The recall index, for what writes observations."""
+        from ._observation_index import ObservationIndex
+
+        return ObservationIndex(self._db, self._names)
 
     def changes(self) -> int:
         """Rows changed by the last statement."""

@@ -14,7 +14,7 @@ import psycopg
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import FORGET_SOURCE, LOCK_OWNER, WRITE_TURN
 from ._observation_schema import m003_observations
-from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall
+from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall, m004_recalled_observations
 from ._session import cursor_of
 
 Migration: TypeAlias = Callable[[psycopg.Cursor[Any], str], None]
@@ -122,7 +122,12 @@ def m001_core(db: psycopg.Cursor[Any], schema: str) -> None:
         db.execute(statement.format(s=schema))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_core, m002_recall, m003_observations)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_core,
+    m002_recall,
+    m003_observations,
+    m004_recalled_observations,
+)
 
 # They belong to the newest step, and are made anew with it.
 FUNCTIONS = (LOCK_OWNER, FORGET_SOURCE, UNINDEX, INDEX, ENQUEUE, WRITE_TURN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ..base import LogQuery, ObservationState
@@ -38,17 +39,24 @@ def delete_threads(db: Session, names: Names, numbers: Sequence[int]) -> int:
 
 
 def copy_thread(
-    db: Session, names: Names, source: int, owner: str, thread_id: str, number: int, copied: Mapping[int, int]
+    db: Session,
+    names: Names,
+    source: int,
+    owner: str,
+    thread_id: str,
+    number: int,
+    copied: Mapping[int, int],
+    now: datetime,
 ) -> None:
     """Give a clone the rows whose messages were all copied, by old and new seq."""
     if is_observed(db, names, source):
-        _observation_changes.copy_thread(spoken(db, names), source, owner, thread_id, number, copied)
+        _observation_changes.copy_thread(spoken(db, names), source, owner, thread_id, number, copied, now)
 
 
-def transfer(db: Session, names: Names, owner: str, number: int, new_owner: str) -> None:
+def transfer(db: Session, names: Names, owner: str, number: int, new_owner: str, now: datetime) -> None:
     """Give a thread's rows to another owner."""
     if is_observed(db, names, number):
-        _observation_changes.transfer(spoken(db, names), owner, number, new_owner)
+        _observation_changes.transfer(spoken(db, names), owner, number, new_owner, now)
 
 
 def spoken(db: Session, names: Names, *, locking: bool = False) -> Any:

@@ -282,7 +282,12 @@ def _alone(db: Session, names: Names) -> None:
 
 
 def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
-    """Index the next messages from before; each transaction takes the next ones, one after the other."""
+    """Index the next messages from before; each transaction takes the next ones, one after the other.
+
+    Then observations.
+    """
+    from ._observation_index import backfill as backfill_notes  # it needs this module
+
     at = db.row(f"SELECT backfilled_owner, backfilled_key FROM {names.schema}.recall_state FOR NO KEY UPDATE")
     if at is None:
         return RecallProgress(indexed=0, finished=True)
@@ -295,7 +300,7 @@ def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
         (*at, limit),
     )
     if not rows:
-        return RecallProgress(indexed=0, finished=True)
+        return RecallProgress(indexed=0, finished=backfill_notes(db, names, limit))
     wanted: dict[str, list[int]] = {}
     room, last = BATCH_CHARACTERS, rows[-1]
     for row in rows:
@@ -313,7 +318,11 @@ def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
         f"UPDATE {names.schema}.recall_state SET backfilled_owner = %s, backfilled_key = %s RETURNING 1",
         last[:2],
     )
-    return RecallProgress(indexed=indexed, finished=len(rows) < limit and last is rows[-1])
+    finished = len(rows) < limit and last is rows[-1]
+    return RecallProgress(
+        indexed=indexed,
+        finished=finished and backfill_notes(db, names, limit - len(rows)),
+    )
 
 
 def _backfill_owner(db: Session, names: Names, owner: str, keys: Sequence[int]) -> int:
@@ -345,15 +354,17 @@ def state(db: Session, names: Names, sizes: bool) -> RecallState:
         [
             (f"SELECT analysis FROM {names.schema}.recall_state", ()),
             (
-                f"SELECT (SELECT count(*) FROM {names.schema}.recall_docs), "
-                f"(SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads})",
+                f"SELECT (SELECT count(*) FROM {names.schema}.recall_docs WHERE owner_no > 0), "
+                f"(SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads}), "
+                f"(SELECT count(*) FROM {names.schema}.recall_docs WHERE owner_no < 0), "
+                f"(SELECT count(*) FROM {names.schema}.observations WHERE kind <> 'none')",
                 (),
             ),
         ]
     )
-    indexed, messages = counts[0]
+    indexed, messages, indexed_observations, observations = counts[0]
     if not found:
-        return RecallState(enabled=False, messages=messages)
+        return RecallState(enabled=False, messages=messages, observations=observations)
     room: Any = None
     if sizes:
         sql = " + ".join([f"pg_total_relation_size('{names.schema}.{table}')" for table in TABLES])
@@ -365,4 +376,6 @@ def state(db: Session, names: Names, sizes: bool) -> RecallState:
         messages=messages,
         spaces=_recall_spaces.states(db, names),
         bytes=room,
+        indexed_observations=indexed_observations,
+        observations=observations,
     )

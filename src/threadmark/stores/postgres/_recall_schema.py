@@ -87,6 +87,20 @@ def m002_recall(db: psycopg.Cursor[Any], schema: str) -> None:
         db.execute(statement.format(s=schema))
 
 
+def m004_recalled_observations(db: psycopg.Cursor[Any], schema: str) -> None:
+    """Observations in the recall index, under the negatives of owners' numbers and of their own keys.
+
+    `notes_to` is the last key up to which those that were there before are indexed.
+    """
+    for statement in (
+        "ALTER TABLE {s}.recall_state ADD COLUMN notes_to bigint NOT NULL DEFAULT 0",
+        """INSERT INTO {s}.recall_outbox (space_no, resource_id, key, due_at, added_at)
+             SELECT s.space_no, o.resource_id, -o.key, 0, 0 FROM {s}.recall_spaces AS s, {s}.observations AS o
+             WHERE o.kind <> 'none'""",
+    ):
+        db.execute(statement.format(s=schema))
+
+
 UNINDEX = """
 CREATE OR REPLACE FUNCTION {s}.recall_unindex(p_owner_no bigint, p_keys bigint[]) RETURNS bigint
 LANGUAGE plpgsql AS $$

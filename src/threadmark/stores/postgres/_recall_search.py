@@ -163,7 +163,7 @@ def find_pgvector(db: Session) -> str:
 
 
 def search(db: Session, names: Names, owner: str, request: RecallQuery) -> RecallAnswer:
-    owner_no, speakers = _begin(db, names, owner)
+    owner_no, speakers = begin(db, names, owner)
     number, dimension = (0, 0) if request.space is None else _recall_spaces.need(db, names, request.space)
     if request.vector is not None and len(request.vector) != 4 * dimension:
         raise ConfigurationError(
@@ -177,7 +177,7 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
     source = SqlSource(db, names, owner, owner_no)
     embedded = 0
     if request.vector is not None:
-        vector = _floats(request.vector)
+        vector = floats(request.vector)
         source = VectorSource(db, names, owner, owner_no, number, vector)
         source.measure()
         embedded = source.embedded
@@ -209,7 +209,7 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
 
 
 def match(db: Session, names: Names, owner: str, request: MatchQuery) -> MessagePage:
-    owner_no, _ = _begin(db, names, owner)
+    owner_no, _ = begin(db, names, owner)
     scope = None if owner_no is None else scope_of(db, names, owner, request.filter)
     keys: Collection[int] = ()
     if owner_no is not None and scope is not None:
@@ -252,7 +252,7 @@ def threads(
     limit: int,
     metadata: Mapping[str, Scalar],
 ) -> list[ThreadHit]:
-    owner_no, speakers = _begin(db, names, owner)
+    owner_no, speakers = begin(db, names, owner)
     check_count("limit", limit)
     if owner_no is None:
         return []
@@ -297,7 +297,7 @@ def speakers(db: Session, names: Names, owner: str) -> list[str]:
     return [label for (label,) in rows]
 
 
-def _begin(db: Session, names: Names, owner: str) -> tuple[int | None, list[str]]:
+def begin(db: Session, names: Names, owner: str) -> tuple[int | None, list[str]]:
     """The owner's number, and who speaks. Raises `ConfigurationError` while recall is off."""
     on, number = db.together(
         [
@@ -409,5 +409,5 @@ def _unpack(blob: bytes, kind: str = "q") -> array[Any]:
     return values
 
 
-def _floats(vector: bytes) -> Sequence[float]:
+def floats(vector: bytes) -> Sequence[float]:
     return struct.unpack(f"<{len(vector) // 4}f", vector)

@@ -1,8 +1,9 @@
 """Embedders' spaces and the outbox of messages that wait for vectors.
 
-A row of `recall_outbox` is a message that waits in one space. It is due from `due_at` on, in seconds since
-1970; a claim moves that to the end of its lease and counts `claims`, so the pair of row and count names the
-claim. A message that is written again gets another number, so claims of its old text no longer hold.
+A row of `recall_outbox` is a message that waits in one space, or an observation, by the negative of its key.
+It is due from `due_at` on, in seconds since 1970; a claim moves that to the end of its lease and counts
+`claims`, so the pair of row and count names the claim. A message that is written again gets another number,
+so claims of its old text no longer hold.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from datetime import UTC, datetime
 from ..._errors import ConfigurationError, ValidationError
 from ..._ids import check_count, check_name, check_text, utc
 from ..base import Claim, Embedded, SpaceState
+from ..sqlite import _observation_index as observed
 from ._names import Names
+from ._observations import spoken
 from ._rows import MESSAGE_COLUMNS, message_from_row
 from ._session import Row, Session, Statement
 
@@ -37,8 +40,8 @@ def need(db: Session, names: Names, name: str, lock: str = "") -> tuple[int, int
     return row[0], row[1]
 
 
-def add(db: Session, names: Names, name: str, dimension: int) -> None:
-    """Make a space whose messages from before are still to be handed out."""
+def add(db: Session, names: Names, name: str, dimension: int, at: float) -> None:
+    """Make a space whose messages from before are still to be handed out; observations wait at once."""
     check_name("embedder name", name)
     check_count("dimension", dimension, least=1)
     if not name or dimension > MAX_DIMENSION:
@@ -52,6 +55,12 @@ def add(db: Session, names: Names, name: str, dimension: int) -> None:
             f"INSERT INTO {names.schema}.recall_spaces (name, dimension, queued) "
             f"VALUES (%s, %s, NOT EXISTS (SELECT 1 FROM {names.messages}))",
             (name, dimension),
+        )
+        db.change(
+            f"INSERT INTO {names.schema}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
+            f"SELECT s.space_no, o.resource_id, -o.key, 0, %s FROM {names.schema}.recall_spaces AS s, "
+            f"{names.schema}.observations AS o WHERE s.name = %s AND o.kind <> 'none' ORDER BY o.key",
+            (at, name),
         )
     elif row[1] != dimension:
         raise ConfigurationError(
@@ -76,7 +85,7 @@ def states(db: Session, names: Names, name: str | None = None) -> tuple[SpaceSta
     rows = db.rows(
         f"""SELECT s.name, s.dimension,
               (SELECT count(DISTINCT (v.owner_no, v.key)) FROM {s}.recall_vectors AS v
-                WHERE v.space_no = s.space_no),
+                WHERE v.space_no = s.space_no AND v.owner_no > 0),
               count(o.key), count(o.key) FILTER (WHERE o.attempts > 0),
               CASE WHEN s.queued THEN 0 ELSE (SELECT count(*) FROM {names.messages} AS m
                 JOIN {names.resources} AS r ON r.id = m.resource_id
@@ -134,10 +143,26 @@ def claim(db: Session, names: Names, space: str, limit: int, now: datetime, leas
             (numbers,),
         )
     }
-    return [
-        Claim(owner=row[3], message=message_from_row(row[4:]), token=f"{row[0]}.{row[1]}", attempts=row[2])
-        for row in [found[number] for number in numbers if number in found]
-    ]
+    claims = {
+        number: Claim(
+            owner=row[3], message=message_from_row(row[4:]), token=f"{row[0]}.{row[1]}", attempts=row[2]
+        )
+        for number, row in found.items()
+    }
+    for number, key, count, attempts in db.rows(
+        f"SELECT outbox_no, key, claims, attempts FROM {names.schema}.recall_outbox "
+        "WHERE key < 0 AND outbox_no = ANY(%s)",
+        (numbers,),
+    ):
+        for owner, observation, message in observed.as_messages(spoken(db, names), [-key]):
+            claims[number] = Claim(
+                owner=owner,
+                message=message,
+                token=f"{number}.{count}",
+                attempts=attempts,
+                observation=observation,
+            )
+    return [claims[number] for number in numbers if number in claims]
 
 
 def _due(
@@ -254,26 +279,37 @@ def fail(db: Session, names: Names, space: str, tokens: Sequence[str], error: st
 
 
 def _held(db: Session, names: Names, number: int, token: str) -> Row | None:
-    """The outbox's row, the message's key and its owner's number, if the claim still holds."""
+    """The outbox's row, the key in the index and that of its owner, if the claim still holds."""
     outbox_no, _, claims = token.partition(".")
     if not (outbox_no.isdecimal() and claims.isdecimal()) or len(token) > 38:
         raise ValidationError(f"{token[:40]!r} is no claim's token")
     given = (int(outbox_no), number, int(claims))
-    found = (
-        f"FROM {names.schema}.recall_outbox AS o "
-        f"JOIN {names.messages} AS m ON m.resource_id = o.resource_id AND m.key = o.key "
-        f"JOIN {names.resources} AS r ON r.id = o.resource_id "
-        "WHERE o.outbox_no = %s AND o.space_no = %s AND o.claims = %s"
-    )
-    # Who changes, moves or deletes the message decides first: its row is locked before the outbox's, as they
-    # do it, and then looked at again.
-    locked, held = db.together(
+    s = names.schema
+    held = "o.outbox_no = %s AND o.space_no = %s AND o.claims = %s"
+    # Who changes, moves or deletes the message or observation decides first: its row is locked before the
+    # outbox's, as they do it, and then looked at again.
+    message, note, found = db.together(
         [
-            (f"SELECT 1 {found} FOR SHARE OF m", given),
-            (f"SELECT o.outbox_no, o.key, r.number {found} FOR UPDATE OF o", given),
+            *[
+                (
+                    f"SELECT 1 FROM {s}.recall_outbox AS o JOIN {s}.{table} AS d "
+                    f"ON d.resource_id = o.resource_id AND d.key = {key} WHERE {held} FOR SHARE OF d",
+                    given,
+                )
+                for table, key in (("messages", "o.key"), ("observations", "-o.key"))
+            ],
+            (
+                f"SELECT o.outbox_no, o.key, CASE WHEN o.key < 0 THEN -r.number ELSE r.number END "
+                f"FROM {s}.recall_outbox AS o JOIN {names.resources} AS r ON r.id = o.resource_id "
+                f"WHERE {held} AND (EXISTS (SELECT 1 FROM {names.messages} AS m "
+                "WHERE m.resource_id = o.resource_id AND m.key = o.key) "
+                f"OR EXISTS (SELECT 1 FROM {s}.observations AS n "
+                "WHERE n.resource_id = o.resource_id AND n.key = -o.key)) FOR UPDATE OF o",
+                given,
+            ),
         ]
     )
-    return held[0] if locked and held else None
+    return found[0] if (message or note) and found else None
 
 
 def forget_owner(db: Session, names: Names, owner: str) -> None:
@@ -294,35 +330,39 @@ def forget_owner(db: Session, names: Names, owner: str) -> None:
 # -- for maintenance ---------------------------------------------------------------------------------
 
 
-def vectors(db: Session, names: Names, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
-    """Space, key and vector of the owner's messages with keys from `first` to `last`, pieces in order."""
+def vectors(db: Session, names: Names, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+    """Space, key and vector of the owner's messages, or observations by their negative keys, in order."""
     rows = db.packed(
         f"SELECT s.name, v.key, v.vector FROM {names.schema}.recall_spaces AS s "
-        f"JOIN {names.schema}.recall_vectors AS v ON v.space_no = s.space_no "
-        f"JOIN {names.resources} AS r ON r.number = v.owner_no "
-        "WHERE r.id = %s AND v.key BETWEEN %s AND %s ORDER BY s.name, v.key, v.part",
-        (owner, first, last),
+        f"JOIN {names.resources} AS r ON r.id = %s JOIN {names.schema}.recall_vectors AS v "
+        "ON v.space_no = s.space_no AND v.owner_no IN (r.number, -r.number) AND v.key = ANY(%s) "
+        "ORDER BY s.name, v.key, v.part",
+        (owner, list(keys)),
     )
     return [(space, key, struct.pack(f"<{len(vector)}f", *vector)) for space, key, vector in rows]
 
 
 def keep(db: Session, names: Names, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
-    """Give messages these vectors, by key, in place of what they had; they wait for none any more."""
+    """Give messages these vectors, by key, in place of what they had; they wait for none any more.
+
+    So for observations, by the negatives of their keys.
+    """
     number, dimension = need(db, names, space, " FOR SHARE")
-    rows = db.rows(
-        f"SELECT m.key, r.number FROM {names.messages} AS m JOIN {names.resources} AS r "
-        "ON r.id = m.resource_id WHERE m.resource_id = %s AND m.key = ANY(%s) ORDER BY m.key FOR SHARE OF m",
-        (owner, list(vectors)),
-    )
     statements: list[Statement] = []
-    for key, owner_no in rows:
-        made = [_floats(vector, space, dimension) for vector in vectors[key]]
-        statements += [
-            (
-                f"DELETE FROM {names.schema}.recall_outbox WHERE space_no = %s AND key = %s",
-                (number, key),
-            ),
-            *_kept(names, owner_no, number, key, made),
-        ]
+    for table, sign in ((names.messages, 1), (f"{names.schema}.observations", -1)):
+        # Who deletes one waits, or has done it.
+        for key, owner_no in db.rows(
+            f"SELECT m.key, r.number FROM {table} AS m JOIN {names.resources} AS r ON r.id = m.resource_id "
+            "WHERE m.resource_id = %s AND m.key = ANY(%s) ORDER BY m.key FOR SHARE OF m",
+            (owner, [key * sign for key in vectors if key * sign > 0]),
+        ):
+            made = [_floats(vector, space, dimension) for vector in vectors[key * sign]]
+            statements += [
+                (
+                    f"DELETE FROM {names.schema}.recall_outbox WHERE space_no = %s AND key = %s",
+                    (number, key * sign),
+                ),
+                *_kept(names, owner_no * sign, number, key * sign, made),
+            ]
     if statements:
         db.together(statements)

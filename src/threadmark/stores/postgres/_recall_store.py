@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from ..._errors import ConfigurationError
-from ..._ids import check_count, check_id
+from ..._ids import check_count, check_id, utc
 from ..._types import MessagePage
 from ...recall.query import Query
 from ..base import (
     Claim,
     Embedded,
     MatchQuery,
+    ObservationAnswer,
+    ObservationSearch,
+    ObservationSearchStore,
     RecallAnswer,
     RecallProgress,
     RecallQuery,
@@ -22,13 +25,13 @@ from ..base import (
     SpaceState,
     ThreadHit,
 )
-from . import _recall, _recall_search, _recall_spaces
+from . import _observation_search, _recall, _recall_search, _recall_spaces
 from ._engine import Engine
 from ._names import Names
 from ._session import Session
 
 
-class PostgresRecall(RecallStore):
+class PostgresRecall(RecallStore, ObservationSearchStore):
     """What `PostgresStore` does for recall."""
 
     _engine: Engine
@@ -83,6 +86,11 @@ class PostgresRecall(RecallStore):
         names = self._names
         return await self._engine.view(lambda db: _recall_search.speakers(db, names, owner), owner)
 
+    async def search_observations(self, owner: str, search: ObservationSearch) -> ObservationAnswer:
+        check_id("resource", owner)
+        names = self._names
+        return await self._engine.view(lambda db: _observation_search.search(db, names, owner, search), owner)
+
     # -- vectors -------------------------------------------------------------------------------------
 
     async def add_space(self, name: str, dimension: int, now: datetime) -> SpaceState:
@@ -93,7 +101,7 @@ class PostgresRecall(RecallStore):
             if not db.rows(f"SELECT 1 FROM {names.schema}.recall_state"):
                 raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
             _recall_search.find_pgvector(db)
-            _recall_spaces.add(db, names, name, dimension)
+            _recall_spaces.add(db, names, name, dimension, utc("now", now).timestamp())
             return _recall_spaces.states(db, names, name)[0]
 
         return await self._engine.transact(job)

@@ -299,7 +299,7 @@ def clone(db: Session, names: Names, owner: str, thread_id: str, request: CloneR
     _recall.cloned(db, names, owner, to, keys, now)
     _recall.reworded(db, names, to, list(fewer), now)
     places = {key & (1 << SEQ_BITS) - 1: copy & (1 << SEQ_BITS) - 1 for key, copy in keys.items()}
-    _observations.copy_thread(db, names, source_row[0], to, request.id, row[0], places)
+    _observations.copy_thread(db, names, source_row[0], to, request.id, row[0], places, now)
     return ThreadClone(thread=thread_from_row(rows[0]), id_map=dict(zip(copied, fresh, strict=True)))
 
 
@@ -448,6 +448,6 @@ def transfer(db: Session, names: Names, owner: str, thread_id: str, new_owner: s
     )[0]
     _recall.transferred(db, names, owner, new_owner, *span(number), now)
     _recall.reworded(db, names, new_owner, list(fewer), now)
-    _observations.transfer(db, names, owner, number, new_owner)
+    _observations.transfer(db, names, owner, number, new_owner, now)
     db.together([*count(names, new_owner, 1), *count(names, owner, -1)])
     return thread_from_row(moved[0])

@@ -14,7 +14,7 @@ from ..._errors import SchemaVersionError, StoreError
 from ..._ids import now
 from ._driver import Connection
 from ._observation_schema import m005_observations
-from ._recall_schema import m006_recall
+from ._recall_schema import m006_recall, m007_recalled_observations
 
 Migration: TypeAlias = Callable[[Connection], None]
 
@@ -137,6 +137,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m004_orders_and_counts,
     m005_observations,
     m006_recall,
+    m007_recalled_observations,
 )
 
 

@@ -6,9 +6,11 @@ Every function runs inside a transaction that the engine opened.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from ..._codec import from_json, to_json
+from . import _recall
 from ._driver import Connection
 from ._rows import SEQ_BITS, first_key
 
@@ -35,23 +37,26 @@ def rehide(db: Connection, number: int, keys: Iterable[int]) -> None:
     )
 
 
-def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> int:
+def forget(
+    db: Connection, number: int, seqs: Iterable[int], *, gone: bool, besides: Sequence[int] = ()
+) -> int:
     """Remove what was noted about messages that are deleted (`gone`) or whose content changed.
 
     Each row that cites one goes, with every summary over it; the other messages that it cited become gaps.
     A row that cites nothing may rest on any message of its range, and goes with the first of them.
-    Called before the messages' own rows go. Returns the number of rows removed.
+    `besides` are keys of rows that go in any case. Called before the messages' own rows go. Returns the
+    number of rows removed.
     """
     changed = list(seqs)
     log = db.execute(
         "SELECT observed_seq, hints, extracted FROM observation_logs WHERE thread_number = ?", (number,)
     )
-    if not log or not changed:
+    if not log or not (changed or besides):
         return 0
     observed, hints, extracted = log[0]
     base = first_key(number)
     touched = [seq for seq in changed if seq <= observed]
-    if not touched:
+    if not touched and not besides:
         return 0
     messages = to_json([base + seq for seq in touched])
     # A note that there is nothing to note says nothing of a message but its name.
@@ -74,7 +79,7 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
             "  UNION SELECT c.summary_key FROM observation_children AS c "
             "    JOIN doomed ON doomed.key = c.child_key"
             ") SELECT key FROM doomed",
-            (to_json([*citing, *_unsourced(db, number, touched)]),),
+            (to_json([*citing, *besides, *_unsourced(db, number, touched)]),),
         )
     ]
     doomed += [
@@ -116,7 +121,7 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
         else:
             db.execute("INSERT OR REPLACE INTO observation_gaps VALUES (?, ?, 0)", (number, seq))
     # What was said of the whole so far may rest on the message too.
-    first = min(touched)
+    first = min(touched, default=1)
     if from_json(hints).get("seq", 0) >= first:
         hints = "{}"
     kept = {name: value for name, value in from_json(extracted).items() if value[1] < first}
@@ -145,6 +150,7 @@ def _unsourced(db: Connection, number: int, seqs: Iterable[int]) -> list[int]:
 
 def remove_rows(db: Connection, marked: str) -> int:
     """Delete rows, given as a JSON list of keys, and what hangs on them."""
+    _recall.unnoted(db, from_json(marked))
     db.execute(f"DELETE FROM observation_sources WHERE observation_key {_IN}", (marked,))
     db.execute(
         f"DELETE FROM observation_children WHERE summary_key {_IN} OR child_key {_IN}", (marked, marked)
@@ -162,7 +168,7 @@ def delete_thread(db: Connection, number: int) -> int:
     return removed
 
 
-def transfer(db: Connection, owner: str, number: int, new_owner: str) -> None:
+def transfer(db: Connection, owner: str, number: int, new_owner: str, now: datetime) -> None:
     """Give a thread's rows to another owner, with numbers that are free there."""
     rows = db.execute(
         "SELECT key, number, place FROM observations WHERE thread_number = ? ORDER BY number", (number,)
@@ -180,6 +186,7 @@ def transfer(db: Connection, owner: str, number: int, new_owner: str) -> None:
         db.execute("UPDATE resources SET last_observation = ? WHERE id = ?", (first + len(rows), new_owner))
     for table in ("observation_logs", "observation_jobs"):
         db.execute(f"UPDATE {table} SET resource_id = ? WHERE thread_number = ?", (new_owner, number))
+    _recall.notes_moved(db, owner, new_owner, [row[0] for row in rows], now)
 
 
 _COPIED = (
@@ -189,7 +196,13 @@ _COPIED = (
 
 
 def copy_thread(
-    db: Connection, source: int, owner: str, thread_id: str, number: int, copied: Mapping[int, int]
+    db: Connection,
+    source: int,
+    owner: str,
+    thread_id: str,
+    number: int,
+    copied: Mapping[int, int],
+    now: datetime,
 ) -> None:
     """Give a clone the rows whose messages were all copied; `copied` maps each message's old seq to its new.
 
@@ -296,3 +309,5 @@ def copy_thread(
         [(number, seq) for seq in range(1, observed + 1) if seq not in covered],
     )
     rehide(db, number, keys.values())
+    of = db.execute("SELECT resource_id FROM threads WHERE number = ?", (source,))[0][0]
+    _recall.notes_copied(db, of, owner, keys, now)

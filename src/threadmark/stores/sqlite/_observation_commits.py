@@ -17,7 +17,7 @@ from ..base import (
     Source,
     message_digest,
 )
-from . import _threads
+from . import _recall, _threads
 from ._driver import Connection
 from ._observation_changes import rehide
 from ._observation_jobs import held
@@ -56,6 +56,7 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
             "WHERE number = ? AND coalesce(title_source, '') <> 'user'",
             (check_text("title", write.title), number),
         )
+    _recall.noted(db, keys, write.now)
     log = log_of(db, number, write.thread_id, write.now)
     rows = db.execute(
         f"SELECT {COLUMNS} FROM observations WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from ..._codec import from_json, time_from_text, time_to_text, to_json
@@ -24,6 +24,7 @@ from ..base import (
     RoleHealth,
     Source,
 )
+from ..base._observations import new_observation
 from . import _threads
 from ._driver import Connection, Row
 from ._observation_jobs import running
@@ -86,7 +87,7 @@ def read(db: Connection, owner: str, query: LogQuery) -> ObservationState:
     raw, omitted = _uncovered(db, owner, number, log, query)
     return ObservationState(
         log=log,
-        rows=tuple(to_values(db, owner, rows, {number: log.visible_seq})),
+        rows=tuple(to_values(db, owner, rows, {number: log.visible_seq}, bare=True)),
         raw=tuple([message_from_row(row) for row in raw]),
         omitted=omitted,
         ends=_ends(db, number, log),
@@ -173,19 +174,26 @@ def _profile(db: Connection, owner: str, query: LogQuery, number: int) -> tuple[
 
 
 def to_values(
-    db: Connection, owner: str, rows: Sequence[Row], visible: dict[int, int] | None
+    db: Connection, owner: str, rows: Sequence[Row], visible: dict[int, int] | None, *, bare: bool = False
 ) -> list[Observation]:
-    """Rows as values. `visible` gives each thread's `visible_seq`; it is looked up where `None`."""
+    """Rows as values. `visible` gives each thread's `visible_seq`; it is looked up where `None`.
+
+    `bare` ones have no sources, and no parents: what is not hidden has none.
+    """
     if not rows:
         return []
     keys = to_json([row[0] for row in rows])
     of: dict[int, list[Source]] = defaultdict(list)
-    for key, message_id, message_key, part, start, end in db.execute(
-        "SELECT s.observation_key, m.id, s.message_key, s.part, s.char_from, s.char_to "
-        "FROM observation_sources AS s JOIN messages AS m ON m.key = s.message_key "
-        "WHERE s.observation_key IN (SELECT value FROM json_each(?)) AND +m.resource_id = ? "
-        "ORDER BY s.observation_key, s.message_key",
-        (keys, owner),
+    for key, message_id, message_key, part, start, end in (
+        ()
+        if bare
+        else db.execute(
+            "SELECT s.observation_key, m.id, s.message_key, s.part, s.char_from, s.char_to "
+            "FROM observation_sources AS s JOIN messages AS m ON m.key = s.message_key "
+            "WHERE s.observation_key IN (SELECT value FROM json_each(?)) AND +m.resource_id = ? "
+            "ORDER BY s.observation_key, s.message_key",
+            (keys, owner),
+        )
     ):
         of[key].append(Source(message_id=message_id, part=part, start=start, end=end, seq=message_key & _SEQ))
     children: dict[int, list[str]] = defaultdict(list)
@@ -197,11 +205,15 @@ def to_values(
     ):
         children[key].append(f"o{child}")
     parents: dict[int, list[str]] = defaultdict(list)
-    for key, parent in db.execute(
-        "SELECT c.child_key, p.number FROM observation_children AS c "
-        "JOIN observations AS p ON p.key = c.summary_key WHERE p.retired_at IS NULL AND p.pending = 0 "
-        "AND c.child_key IN (SELECT value FROM json_each(?)) ORDER BY p.number",
-        (keys,),
+    for key, parent in (
+        ()
+        if bare
+        else db.execute(
+            "SELECT c.child_key, p.number FROM observation_children AS c "
+            "JOIN observations AS p ON p.key = c.summary_key WHERE p.retired_at IS NULL AND p.pending = 0 "
+            "AND c.child_key IN (SELECT value FROM json_each(?)) ORDER BY p.number",
+            (keys,),
+        )
     ):
         parents[key].append(f"o{parent}")
     newer = [row[25] for row in rows if row[25] is not None]
@@ -221,7 +233,7 @@ def to_values(
         )
         visible = {number: seq for number, seq in logs}  # noqa: C416 - a row is a tuple of anything
     return [
-        Observation(
+        new_observation(
             id=f"o{row[1]}",
             thread_id=row[3],
             kind=row[4],
@@ -247,9 +259,9 @@ def to_values(
             retired_at=_time(row[24]),
             superseded_by=None if row[25] is None else numbers.get(row[25]),
             superseded_at=_time(row[26]),
-            sources=tuple(of[row[0]]),
-            children=tuple(children[row[0]]),
-            parents=tuple(parents[row[0]]),
+            sources=tuple(of.get(row[0], ())),
+            children=tuple(children.get(row[0], ())),
+            parents=tuple(parents.get(row[0], ())),
         )
         for row in rows
     ]
@@ -265,18 +277,9 @@ def list_page(db: Connection, owner: str, query: ObservationQuery) -> Observatio
     if query.thread_id is not None:
         thread = _threads.find(db, owner, query.thread_id)
         add("o.thread_number = ?", -1 if thread is None else thread[0])
-    if query.as_of is not None:
-        at = time_to_text(query.as_of)
-        add("o.made_by = 'observer' AND o.kind <> 'none' AND o.recorded_at <= ?", at)
-        add("(o.retired_at IS NULL OR o.retired_at > ?)", at)
-        add("(o.superseded_at IS NULL OR o.superseded_at > ?)", at)
-    elif query.view == "current":
-        add(
-            "o.hidden = 0 AND o.pending = 0 AND o.to_seq <= (SELECT visible_seq FROM observation_logs AS log "
-            "WHERE log.thread_number = o.thread_number)"
-        )
-    elif query.view == "live":
-        add("o.retired_at IS NULL AND o.superseded_by IS NULL")
+    conditions, values_ = believed(query.view, query.as_of, query.valid_at, seen=True)
+    where += conditions
+    params += values_
     if query.ids is not None:
         add("o.number IN (SELECT value FROM json_each(?))", to_json(numbers_of(query.ids)))
     for column, values in (("kind", query.kinds), ("priority", query.priorities)):
@@ -310,6 +313,79 @@ def list_page(db: Connection, owner: str, query: ObservationQuery) -> Observatio
         per_page=query.per_page,
         has_more=bool(rows) and skip + len(rows) < total,
     )
+
+
+def believed(
+    view: str, as_of: datetime | None, valid_at: datetime | None, *, seen: bool
+) -> tuple[list[str], list[Any]]:
+    """Conditions on rows `o`: those of a view, or what was believed at `as_of`, or true at `valid_at`.
+
+    Of the view "current" only what a model sees already, with `seen`.
+    """
+    if valid_at is None and as_of is None:
+        if view == "all":
+            return [] if seen else ["o.kind <> 'none'"], []
+        if view == "live":
+            waiting = "" if seen else " AND o.pending = 0 AND o.kind <> 'none'"
+            return [f"o.retired_at IS NULL AND o.superseded_by IS NULL{waiting}"], []
+        if seen:
+            return [
+                "o.hidden = 0 AND o.pending = 0 AND o.to_seq <= (SELECT visible_seq FROM observation_logs "
+                "AS log WHERE log.thread_number = o.thread_number)"
+            ], []
+        return ["o.hidden = 0 AND o.pending = 0 AND o.superseded_by IS NULL"], []
+    where = ["o.made_by = 'observer' AND o.kind <> 'none'"]
+    params: list[Any] = []
+    if as_of is None:
+        where.append("o.retired_at IS NULL")
+    else:
+        at = time_to_text(as_of)
+        where.append("o.recorded_at <= ? AND (o.retired_at IS NULL OR o.retired_at > ?)")
+        params += [at, at]
+        if valid_at is None:
+            where.append("(o.superseded_at IS NULL OR o.superseded_at > ?)")
+            params.append(at)
+    if valid_at is not None:
+        sql, values = _held(valid_at, as_of)
+        where.append(sql)
+        params += values
+    return where, params
+
+
+_SINCE = "coalesce({0}.event_from, {0}.said_at, {0}.recorded_at)"
+"""From when on a row holds."""
+
+
+def _held(valid_at: datetime, as_of: datetime | None) -> tuple[str, list[Any]]:
+    """Rows that hold at a time: begun, not over, and nothing that superseded them holds yet."""
+    at = time_to_text(valid_at)
+    known = "" if as_of is None else " AND newer.recorded_at <= ?"
+    sql = (
+        f"{_SINCE.format('o')} <= ? AND (o.event_to IS NULL OR o.event_to > CASE o.event_precision "
+        "WHEN 'year' THEN ? WHEN 'month' THEN ? WHEN 'day' THEN ? ELSE ? END) "
+        "AND NOT EXISTS (WITH RECURSIVE newer(key, superseded_by, since, recorded_at) AS ("
+        f"SELECT n.key, n.superseded_by, {_SINCE.format('n')}, n.recorded_at FROM observations AS n "
+        "WHERE n.key = o.superseded_by "
+        f"UNION SELECT n.key, n.superseded_by, {_SINCE.format('n')}, n.recorded_at "
+        "FROM observations AS n JOIN newer ON n.key = newer.superseded_by) "
+        f"SELECT 1 FROM newer WHERE newer.since <= ?{known})"
+    )
+    ends = [time_to_text(before) for before in _units_before(valid_at)]
+    return sql, [at, *ends, at, *([] if as_of is None else [time_to_text(as_of)])]
+
+
+def _units_before(moment: datetime) -> list[datetime]:
+    """A year, a month, a day and a minute before `moment`: a span whose last one begins later goes on."""
+    moment = moment.astimezone(UTC)
+    last = (moment.replace(day=1) - timedelta(days=1)) if moment > _FIRST else moment
+    month = last.replace(day=min(moment.day, last.day))
+    leap = moment.month == 2 and moment.day == 29
+    year = moment.replace(year=max(1, moment.year - 1), day=28 if leap else moment.day)
+    return [year, month, *(moment - step if moment > _FIRST else moment for step in _STEPS)]
+
+
+_FIRST = datetime(1, 2, 1, tzinfo=UTC)
+_STEPS = (timedelta(days=1), timedelta(minutes=1))
 
 
 def numbers_of(ids: Iterable[str]) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from ..._types import Message
 from ._driver import Connection
@@ -74,3 +75,44 @@ def transferred(db: Connection, owner: str, new_owner: str, number: int) -> None
         from . import _recall_keep
 
         _recall_keep.transferred(db, owner, new_owner, number)
+
+
+# -- observations ------------------------------------------------------------------------------------
+#
+# The functions that write observations serve PostgreSQL too: there the connection brings an index of its own.
+
+
+def noted(db: Connection, keys: Sequence[int], now: datetime) -> None:
+    """Observations, by key, were added with their sources."""
+    if keys and (keeper := _keeper(db)) is not None:
+        keeper.noted(db, keys, now)
+
+
+def unnoted(db: Connection, keys: Sequence[int]) -> None:
+    """Observations are about to be deleted."""
+    if keys and (keeper := _keeper(db)) is not None:
+        keeper.unnoted(db, keys)
+
+
+def notes_copied(db: Connection, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime) -> None:
+    """Observations were copied with their sources: `keys[source] == copy`."""
+    if keys and (keeper := _keeper(db)) is not None:
+        keeper.notes_copied(db, owner, new_owner, keys, now)
+
+
+def notes_moved(db: Connection, owner: str, new_owner: str, keys: Sequence[int], now: datetime) -> None:
+    """Observations, whose keys stay, were given to another owner, whose they are already."""
+    if keys and (keeper := _keeper(db)) is not None:
+        keeper.notes_moved(db, owner, new_owner, keys, now)
+
+
+def _keeper(db: Connection) -> Any:
+    """Who keeps the index of observations, if it is on."""
+    other = getattr(db, "recall", None)
+    if other is not None:
+        return other if other.is_on() else None
+    if not is_on(db):
+        return None
+    from . import _recall_keep
+
+    return _recall_keep

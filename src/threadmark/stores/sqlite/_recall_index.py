@@ -1,6 +1,8 @@
 """The lexical index, as SQL inside a transaction that the engine opened.
 
-All rows carry the owner's number, and every statistic is counted from the owner's rows only.
+All rows carry the owner's number, and every statistic is counted from the owner's rows only. An owner's
+observations are a collection of their own: under the negative of the owner's number, each with the negative
+of its key.
 
 Postings are kept by owner and term, in blocks: an array of message keys and an array of one-byte impacts.
 A block fills up to `BLOCK` entries and the next one begins, so saving a turn touches one small row for each
@@ -145,6 +147,12 @@ def keys_among(db: Connection, owner_no: int, keys: Sequence[int]) -> list[int]:
 
 
 def _count(db: Connection, owner_no: int, speakers: Sequence[str | None], sign: int) -> None:
+    if owner_no < 0:
+        db.execute(
+            "UPDATE recall_owners SET observations = observations + ? WHERE owner_no = ?",
+            (sign * len(speakers), -owner_no),
+        )
+        return
     db.execute(
         "UPDATE recall_owners SET messages = messages + ? WHERE owner_no = ?",
         (sign * len(speakers), owner_no),
@@ -196,7 +204,8 @@ class SqlSource:
         self._owner = owner_no
 
     def size(self) -> int:
-        rows = self._db.execute("SELECT messages FROM recall_owners WHERE owner_no = ?", (self._owner,))
+        column = "messages" if self._owner > 0 else "observations"
+        rows = self._db.execute(f"SELECT {column} FROM recall_owners WHERE owner_no = abs(?)", (self._owner,))
         return int(rows[0][0]) if rows else 0
 
     def speakers(self) -> list[str]:

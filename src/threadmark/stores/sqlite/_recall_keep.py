@@ -14,6 +14,7 @@ from ..._types import Message
 from ...recall.analyze import VERSION
 from ...recall.text import record, searchable
 from ..base import RecallProgress, RecallState
+from . import _observation_index as observed
 from . import _recall_index as index
 from . import _recall_spaces as spaces
 from . import _recall_vectors as vectors
@@ -86,12 +87,15 @@ def erasing(db: Connection, owner: str) -> dict[str, int]:
         "ON m.key BETWEEN t.number << 32 AND (t.number + 1 << 32) - 1 WHERE t.resource_id = ?",
         (owner,),
     )
-    spaces.dequeue(db, [key for (key,) in rows])
+    notes = db.execute("SELECT -key FROM observations WHERE resource_id = ?", (owner,))
+    spaces.dequeue(db, [key for (key,) in (*rows, *notes)])
     owner_no = index.find_owner(db, owner)
     if owner_no is None:
         return {}
-    gone = vectors.remove_owner_vectors(db, owner_no)
-    return {"recall_vectors": gone, "recall_docs": index.remove_owner(db, owner_no)}
+    return {
+        "recall_vectors": sum([vectors.remove_owner_vectors(db, n) for n in (-owner_no, owner_no)]),
+        "recall_docs": sum([index.remove_owner(db, n) for n in (-owner_no, owner_no)]),
+    }
 
 
 def cloned(db: Connection, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime) -> None:
@@ -138,10 +142,57 @@ def _between(db: Connection, first: int, last: int) -> dict[int, Message]:
 def _forget_idle(db: Connection, owner_no: int) -> None:
     """Keep no name of an owner of whom nothing is indexed."""
     db.execute(
-        "DELETE FROM recall_owners WHERE owner_no = ?1 AND messages <= 0 "
-        "AND NOT EXISTS (SELECT 1 FROM recall_filled f WHERE f.owner_no = ?1)",
+        "DELETE FROM recall_owners WHERE owner_no = ?1 AND messages <= 0 AND observations <= 0 "
+        "AND NOT EXISTS (SELECT 1 FROM recall_filled f WHERE f.owner_no IN (?1, -?1))",
         (owner_no,),
     )
+
+
+# -- observations ------------------------------------------------------------------------------------
+
+
+def noted(db: Connection, keys: Sequence[int], now: datetime) -> None:
+    """Observations, by key, were added."""
+    at = utc("now", now).timestamp()
+    for owner, rows in observed.entries(db, keys).items():
+        index.add_messages(db, -index.make_owner(db, owner), rows)
+        for (number,) in db.execute("SELECT space_no FROM recall_spaces"):
+            spaces.enqueue(db, number, [row.key for row in rows], at, at)
+
+
+def unnoted(db: Connection, keys: Sequence[int]) -> None:
+    """Observations are about to be deleted."""
+    spaces.dequeue(db, [-key for key in keys])
+    for owner, own in observed.by_owner(db, keys).items():
+        owner_no = index.find_owner(db, owner)
+        if owner_no is not None:
+            index.remove_messages(db, -owner_no, own)
+            vectors.remove_vectors(db, -owner_no, own)
+            _forget_idle(db, owner_no)
+
+
+def notes_copied(db: Connection, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime) -> None:
+    """Observations were copied: `keys[source] == copy`. Vectors are copied, not made again."""
+    noted(db, list(keys.values()), now)
+    owner_no = index.find_owner(db, owner)
+    if owner_no is None or not keys:
+        return
+    to = index.make_owner(db, new_owner)
+    negative = {-source: -copy for source, copy in keys.items()}
+    for (number,) in db.execute("SELECT space_no FROM recall_spaces"):
+        have = vectors.copy_vectors(db, -owner_no, -to, number, negative)
+        spaces.dequeue_from(db, number, [negative[source] for source in have])
+
+
+def notes_moved(db: Connection, owner: str, new_owner: str, keys: Sequence[int], now: datetime) -> None:
+    """Observations, whose keys stay, were given to another owner, whose they are already."""
+    owner_no = index.find_owner(db, owner)
+    own = [-key for key in keys]
+    notes_copied(db, owner, new_owner, {key: key for key in keys}, now)
+    if owner_no is not None:
+        index.remove_messages(db, -owner_no, own)
+        vectors.remove_vectors(db, -owner_no, own)
+        _forget_idle(db, owner_no)
 
 
 # -- on, off, and from before ------------------------------------------------------------------------
@@ -158,9 +209,11 @@ def enable(db: Connection, now: datetime) -> None:
         return
     for table in ("recall_postings", "recall_docs", "recall_speakers", "recall_state"):
         db.execute(f"DELETE FROM {table}")
-    db.execute("UPDATE recall_owners SET messages = 0")
+    db.execute("UPDATE recall_owners SET messages = 0, observations = 0")
     db.execute(
-        "INSERT INTO recall_state VALUES (1, ?, 0, (SELECT coalesce(max(key), 0) FROM messages), ?)",
+        "INSERT INTO recall_state (one, analysis, backfilled_to, backfill_end, enabled_at, notes_end) "
+        "VALUES (1, ?, 0, (SELECT coalesce(max(key), 0) FROM messages), ?, "
+        "(SELECT coalesce(max(key), 0) FROM observations))",
         (VERSION, utc("now", now).timestamp()),
     )
 
@@ -194,16 +247,33 @@ def backfill(db: Connection, limit: int) -> RecallProgress:
             del messages[key]
         indexed += index.add_messages(db, owner_no, _rows(messages))
     if last is None:
-        return RecallProgress(indexed=0, finished=True)
+        return RecallProgress(indexed=0, finished=_backfill_notes(db, limit))
     db.execute("UPDATE recall_state SET backfilled_to = ?", (last,))
     finished = len(rows) < limit and last == rows[-1][1]
-    return RecallProgress(indexed=indexed, finished=finished)
+    return RecallProgress(indexed=indexed, finished=finished and _backfill_notes(db, limit - len(rows)))
+
+
+def _backfill_notes(db: Connection, limit: int) -> bool:
+    """Index the next observations from before. Whether none is left."""
+    rows = db.execute(
+        "SELECT o.key FROM recall_state s CROSS JOIN observations o ON o.key > s.notes_to "
+        "AND o.key <= s.notes_end ORDER BY o.key LIMIT ?",
+        (limit,),
+    )
+    if not rows:
+        return limit > 0
+    for owner, entries in observed.entries(db, [key for (key,) in rows]).items():
+        owner_no = -index.make_owner(db, owner)
+        done = set(index.keys_among(db, owner_no, [row.key for row in entries]))
+        index.add_messages(db, owner_no, [row for row in entries if row.key not in done])
+    db.execute("UPDATE recall_state SET notes_to = ?", (rows[-1][0],))
+    return len(rows) < limit
 
 
 def state(db: Connection, sizes: bool) -> RecallState:
     found = db.execute("SELECT analysis FROM recall_state")
     if not found:
-        return RecallState(enabled=False, messages=_messages(db))
+        return RecallState(enabled=False, messages=_messages(db), observations=_observations(db))
     return RecallState(
         enabled=True,
         outdated=found[0][0] != VERSION,
@@ -211,12 +281,18 @@ def state(db: Connection, sizes: bool) -> RecallState:
         messages=_messages(db),
         spaces=spaces.states(db),
         bytes=_bytes(db) if sizes else None,
+        indexed_observations=db.execute("SELECT coalesce(sum(observations), 0) FROM recall_owners")[0][0],
+        observations=_observations(db),
     )
 
 
 def _messages(db: Connection) -> int:
     """How many messages the database has, without counting them."""
     return int(db.execute("SELECT coalesce(sum(message_count), 0) FROM threads")[0][0])
+
+
+def _observations(db: Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM observations WHERE kind <> 'none'")[0][0])
 
 
 def _bytes(db: Connection) -> int | None:

@@ -93,3 +93,19 @@ def m006_recall(db: Connection) -> None:
         "CREATE INDEX recall_outbox_by_due ON recall_outbox (space_no, due_at)",
     ):
         db.execute(statement)
+
+
+def m007_recalled_observations(db: Connection) -> None:
+    """Observations in the recall index, under the negative of owners' numbers and of their own keys.
+
+    Those up to `notes_end` were there before it, and those up to `notes_to` of them are indexed.
+    """
+    for statement in (
+        "ALTER TABLE recall_state ADD COLUMN notes_to INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE recall_state ADD COLUMN notes_end INTEGER NOT NULL DEFAULT 0",
+        "UPDATE recall_state SET notes_end = (SELECT coalesce(max(key), 0) FROM observations)",
+        "ALTER TABLE recall_owners ADD COLUMN observations INTEGER NOT NULL DEFAULT 0",
+        "INSERT INTO recall_outbox (space_no, key, due_at, added_at) "
+        "SELECT s.space_no, -o.key, 0, 0 FROM recall_spaces AS s, observations AS o WHERE o.kind <> 'none'",
+    ):
+        db.execute(statement)

@@ -24,7 +24,7 @@ _SEQ_MASK = (1 << SEQ_BITS) - 1
 
 
 def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -> RecallAnswer:
-    _need_on(db)
+    need_on(db)
     number, dimension = (0, 0) if request.space is None else _recall_spaces.need(db, request.space)
     if request.vector is not None and len(request.vector) != 4 * dimension:
         raise ConfigurationError(
@@ -43,7 +43,7 @@ def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -
     ranked = gather.search(
         source,
         _parsed(source, request.query),
-        vector=None if request.vector is None else _floats(request.vector),
+        vector=None if request.vector is None else floats(request.vector),
         lexical=request.lexical,
         limit=request.offset + request.limit,
         settings=request.settings,
@@ -67,7 +67,7 @@ def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -
 
 
 def match(db: Connection, owner: str, request: MatchQuery) -> MessagePage:
-    _need_on(db)
+    need_on(db)
     owner_no = find_owner(db, owner)
     scope = scope_of(db, owner, request.filter)
     keys: Collection[int] = ()
@@ -108,7 +108,7 @@ def _matching(source: SqlSource, request: MatchQuery) -> Collection[int]:
 def threads(
     db: Connection, owner: str, query: Query | str, limit: int, metadata: Mapping[str, Scalar]
 ) -> list[ThreadHit]:
-    _need_on(db)
+    need_on(db)
     check_count("limit", limit)
     owner_no = find_owner(db, owner)
     if owner_no is None:
@@ -216,12 +216,12 @@ def _parsed(source: SqlSource, query: Query | str) -> Query:
     return parse_query(query, speakers=source.speakers()) if isinstance(query, str) else query
 
 
-def _floats(vector: bytes) -> Sequence[float]:
+def floats(vector: bytes) -> Sequence[float]:
     import struct
 
     return struct.unpack(f"<{len(vector) // 4}f", vector)
 
 
-def _need_on(db: Connection) -> None:
+def need_on(db: Connection) -> None:
     if not _recall.is_on(db):
         raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")

@@ -1,8 +1,9 @@
 """Embedders' spaces and the outbox of messages that wait for vectors, as SQL inside a transaction.
 
-A row of `recall_outbox` is a message that waits in one space. It is due from `due_at` on, in seconds since
-1970; a claim moves that to the end of its lease and counts `claims`, so the pair of row and count names the
-claim. A message that is written again gets another row, so claims of its old text no longer hold.
+A row of `recall_outbox` is a message that waits in one space, or an observation, by the negative of its key.
+It is due from `due_at` on, in seconds since 1970; a claim moves that to the end of its lease and counts
+`claims`, so the pair of row and count names the claim. A message that is written again gets another row, so
+claims of its old text no longer hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..._errors import ConfigurationError, ValidationError
 from ..._ids import check_count, check_name, check_text, utc
 from ...recall.codes import import_numpy
 from ..base import Claim, Embedded, SpaceState
+from . import _observation_index as observed
 from ._driver import Connection, Row
 from ._recall_index import make_owner
 from ._recall_vectors import add_vectors
@@ -33,8 +35,8 @@ def need(db: Connection, name: str) -> tuple[int, int]:
     return rows[0][0], rows[0][1]
 
 
-def add(db: Connection, name: str, dimension: int) -> None:
-    """Make a space whose messages from before are still to be handed out."""
+def add(db: Connection, name: str, dimension: int, at: float) -> None:
+    """Make a space whose messages from before are still to be handed out; observations wait at once."""
     import_numpy()
     check_name("embedder name", name)
     check_count("dimension", dimension, least=1)
@@ -48,6 +50,12 @@ def add(db: Connection, name: str, dimension: int) -> None:
             "INSERT INTO recall_spaces (name, dimension, queued_to, queue_end) "
             "VALUES (?, ?, 0, (SELECT coalesce(max(key), 0) FROM messages))",
             (name, dimension),
+        )
+        db.execute(
+            "INSERT INTO recall_outbox (space_no, key, due_at, added_at) "
+            "SELECT s.space_no, -o.key, 0, ? FROM recall_spaces AS s, observations AS o "
+            "WHERE s.name = ? AND o.kind <> 'none' ORDER BY o.key",
+            (at, name),
         )
     elif rows[0][0] != dimension:
         raise ConfigurationError(
@@ -79,7 +87,8 @@ def states(db: Connection, name: str | None = None) -> tuple[SpaceState, ...]:
             )
             for row in db.execute(
                 """SELECT s.space_no, s.name, s.dimension,
-                     (SELECT coalesce(sum(messages), 0) FROM recall_filled f WHERE f.space_no = s.space_no),
+                     (SELECT coalesce(sum(messages), 0) FROM recall_filled f
+                       WHERE f.space_no = s.space_no AND f.owner_no > 0),
                      count(o.key), count(CASE WHEN o.attempts > 0 THEN 1 END),
                      (SELECT count(*) FROM messages m WHERE m.key > s.queued_to AND m.key <= s.queue_end),
                      min(o.added_at),
@@ -110,6 +119,14 @@ def dequeue(db: Connection, keys: Sequence[int]) -> None:
     )
 
 
+def dequeue_from(db: Connection, space_no: int, keys: Sequence[int]) -> None:
+    """Have messages wait no longer in one space."""
+    db.execute(
+        "DELETE FROM recall_outbox WHERE space_no = ? AND key IN (SELECT value FROM json_each(?))",
+        (space_no, json.dumps(list(keys))),
+    )
+
+
 def claim(db: Connection, space: str, limit: int, now: datetime, lease: float) -> list[Claim]:
     number, _ = need(db, space)
     at = utc("now", now).timestamp()
@@ -124,12 +141,15 @@ def claim(db: Connection, space: str, limit: int, now: datetime, lease: float) -
             "UPDATE recall_outbox SET due_at = ?, claims = claims + 1 WHERE outbox_no = ?",
             (at + lease, outbox_no),
         )
-        (row,) = db.execute(
-            f"SELECT resource_id, {MESSAGE_COLUMNS} FROM messages "
-            "WHERE key = (SELECT key FROM recall_outbox WHERE outbox_no = ?)",
-            (outbox_no,),
-        )
         token = f"{outbox_no}.{claims_before + 1}"
+        key = db.execute("SELECT key FROM recall_outbox WHERE outbox_no = ?", (outbox_no,))[0][0]
+        if key < 0:
+            owner, observation, message = observed.as_messages(db, [-key])[0]
+            claims.append(
+                Claim(owner=owner, message=message, token=token, attempts=attempts, observation=observation)
+            )
+            continue
+        (row,) = db.execute(f"SELECT resource_id, {MESSAGE_COLUMNS} FROM messages WHERE key = ?", (key,))
         claims.append(Claim(owner=row[0], message=message_from_row(row[1:]), token=token, attempts=attempts))
     return claims
 
@@ -179,7 +199,7 @@ def store(db: Connection, space: str, embedded: Sequence[Embedded]) -> int:
                 )
             if not np.isfinite(np.frombuffer(vector, "<f4")).all():
                 raise ValidationError("a vector has values that are not finite")
-    by_owner: dict[str, dict[int, Sequence[bytes]]] = {}
+    by_owner: dict[tuple[str, int], dict[int, Sequence[bytes]]] = {}
     held = 0
     for one in embedded:
         row = _held(db, number, one.token)
@@ -187,10 +207,10 @@ def store(db: Connection, space: str, embedded: Sequence[Embedded]) -> int:
             continue
         outbox_no, key, owner = row
         db.execute("DELETE FROM recall_outbox WHERE outbox_no = ?", (outbox_no,))
-        by_owner.setdefault(owner, {})[key] = one.vectors
+        by_owner.setdefault((owner, 1 if key > 0 else -1), {})[key] = one.vectors
         held += 1
-    for owner, batch in by_owner.items():
-        add_vectors(db, make_owner(db, owner), number, batch)
+    for (owner, sign), batch in by_owner.items():
+        add_vectors(db, sign * make_owner(db, owner), number, batch)
     return held
 
 
@@ -208,13 +228,15 @@ def fail(db: Connection, space: str, tokens: Sequence[str], error: str, retry_at
 
 
 def _held(db: Connection, number: int, token: str) -> tuple[int, int, str] | None:
-    """The outbox's row, the message's key and its owner, if the claim still holds."""
+    """The outbox's row, the key of the message or observation and its owner, if the claim still holds."""
     outbox_no, _, claims = token.partition(".")
     if not (outbox_no.isdecimal() and claims.isdecimal()):
         raise ValidationError(f"{token[:40]!r} is no claim's token")
     rows = db.execute(
-        "SELECT o.outbox_no, o.key, m.resource_id FROM recall_outbox o "
-        "CROSS JOIN messages m ON m.key = o.key WHERE o.outbox_no = ? AND o.space_no = ? AND o.claims = ?",
+        "SELECT o.outbox_no, o.key, coalesce(m.resource_id, n.resource_id) FROM recall_outbox o "
+        "LEFT JOIN messages m ON m.key = o.key LEFT JOIN observations n ON n.key = -o.key "
+        "WHERE o.outbox_no = ? AND o.space_no = ? AND o.claims = ? "
+        "AND coalesce(m.resource_id, n.resource_id) IS NOT NULL",
         (int(outbox_no), number, int(claims)),
     )
     return rows[0] if rows else None
@@ -223,31 +245,36 @@ def _held(db: Connection, number: int, token: str) -> tuple[int, int, str] | Non
 # -- for maintenance ---------------------------------------------------------------------------------
 
 
-def vectors(db: Connection, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
-    """Space, key and vector of the owner's messages with keys from `first` to `last`, pieces in order."""
+def vectors(db: Connection, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+    """Space, key and vector of the owner's messages, or observations by their negative keys, in order."""
     return [
         (space, key, vector)
         for space, key, vector in db.execute(
             "SELECT s.name, v.key, v.vector FROM recall_owners o CROSS JOIN recall_spaces s "
-            "CROSS JOIN recall_vectors v ON v.owner_no = o.owner_no AND v.space_no = s.space_no "
-            "AND v.key BETWEEN ? AND ? WHERE o.resource_id = ? ORDER BY s.name, v.key, v.part",
-            (first, last, owner),
+            "CROSS JOIN json_each(?) j CROSS JOIN recall_vectors v "
+            "ON v.owner_no = CASE WHEN j.value < 0 THEN -o.owner_no ELSE o.owner_no END "
+            "AND v.space_no = s.space_no AND v.key = j.value "
+            "WHERE o.resource_id = ? ORDER BY s.name, v.key, v.part",
+            (json.dumps(list(keys)), owner),
         )
     ]
 
 
 def keep(db: Connection, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
-    """Give messages these vectors, by key, in place of what they had; they wait for none any more."""
+    """Give messages these vectors, by key, in place of what they had; they wait for none any more.
+
+    So for observations, by the negatives of their keys.
+    """
     number, _ = need(db, space)
-    keys = [
-        key
-        for (key,) in db.execute(
-            "SELECT key FROM messages WHERE resource_id = ? AND key IN (SELECT value FROM json_each(?))",
-            (owner, json.dumps(list(vectors))),
-        )
-    ]
-    db.execute(
-        "DELETE FROM recall_outbox WHERE space_no = ? AND key IN (SELECT value FROM json_each(?))",
-        (number, json.dumps(keys)),
-    )
-    add_vectors(db, make_owner(db, owner), number, {key: vectors[key] for key in keys})
+    for table, sign in (("messages", 1), ("observations", -1)):
+        keys = [
+            key * sign
+            for (key,) in db.execute(
+                f"SELECT key FROM {table} WHERE resource_id = ? "
+                "AND key IN (SELECT value FROM json_each(?)) ORDER BY key",
+                (owner, json.dumps([key * sign for key in vectors if key * sign > 0])),
+            )
+        ]
+        if keys:
+            dequeue_from(db, number, keys)
+            add_vectors(db, sign * make_owner(db, owner), number, {key: vectors[key] for key in keys})

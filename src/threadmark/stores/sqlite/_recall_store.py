@@ -8,12 +8,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..._errors import ConfigurationError
-from ..._ids import check_count, check_id
+from ..._ids import check_count, check_id, utc
 from ..._types import MessagePage
 from ..base import (
     Claim,
     Embedded,
     MatchQuery,
+    ObservationAnswer,
+    ObservationSearch,
+    ObservationSearchStore,
     RecallAnswer,
     RecallProgress,
     RecallQuery,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from ._recall_vectors import CodeCache
 
 
-class SQLiteRecall(RecallStore):
+class SQLiteRecall(RecallStore, ObservationSearchStore):
     """What `SQLiteStore` does for recall."""
 
     _engine: Engine
@@ -105,6 +108,14 @@ class SQLiteRecall(RecallStore):
         check_id("resource", owner)
         return await self._engine.read(lambda db: _recall_search.speakers(db, owner))
 
+    async def search_observations(self, owner: str, search: ObservationSearch) -> ObservationAnswer:
+        from . import _observation_search
+
+        check_id("resource", owner)
+        return await self._engine.read(
+            lambda db: _observation_search.search(db, self._code_cache(), owner, search)
+        )
+
     # -- vectors -------------------------------------------------------------------------------------
 
     async def add_space(self, name: str, dimension: int, now: datetime) -> SpaceState:
@@ -113,7 +124,7 @@ class SQLiteRecall(RecallStore):
         def job(db: Connection) -> SpaceState:
             if not _recall.is_on(db):
                 raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
-            _recall_spaces.add(db, name, dimension)
+            _recall_spaces.add(db, name, dimension, utc("now", now).timestamp())
             return _recall_spaces.states(db, name)[0]
 
         return await self._engine.write(job)

@@ -29,6 +29,7 @@ from ..base import (
     MessageChange,
     MessageQuery,
     NewThread,
+    SpeakerErasure,
     Store,
     ThreadChange,
     ThreadQuery,
@@ -46,6 +47,7 @@ from . import (
     _recall_index,
     _recall_spaces,
     _runs,
+    _speaker_erase,
     _threads,
     _turns,
     _working,
@@ -329,8 +331,24 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
     ) -> ErasureReceipt:
         check_id("resource", owner)
         receipt = await self._engine.write(lambda db: _erase.erase(db, owner, thread_id, now))
-        if not scrub:
-            return receipt
+        return await self._scrubbed(receipt) if scrub else receipt
+
+    async def erase_speaker(
+        self, owner: str, erasure: SpeakerErasure, *, scrub: bool = True
+    ) -> ErasureReceipt:
+        check_id("resource", owner)
+
+        def job(db: Connection) -> ErasureReceipt:
+            prepared = _speaker_erase.prepare(db, owner, erasure)
+            if prepared.ids:
+                _messages.delete(db, owner, erasure.thread_id, prepared.ids, erasure.now)
+            return prepared.receipt
+
+        receipt = await self._engine.write(job)
+        return await self._scrubbed(receipt) if scrub else receipt
+
+    async def _scrubbed(self, receipt: ErasureReceipt) -> ErasureReceipt:
+        """The receipt, once every byte of what was removed is gone too, if that can be."""
         if not receipt.removed and not self._unscrubbed:
             # Nothing to remove is no reason to rewrite a file; an earlier scrub may still wait for the log.
             return replace(receipt, scrubbed=await self._engine.write(_erase.empty_log, "exclusive"))
@@ -371,9 +389,9 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
         for number, gone in keys.items():
             _recall_index.remove_messages(db, number, gone)
 
-    def vectors(self, db: Connection, owner: str, first: int, last: int) -> list[tuple[str, int, bytes]]:
+    def vectors(self, db: Connection, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
         """For `stores.maintenance`: see there."""
-        return _recall_spaces.vectors(db, owner, first, last)
+        return _recall_spaces.vectors(db, owner, keys)
 
     def embeds(self, db: Connection, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
         """For `stores.maintenance`: see there."""

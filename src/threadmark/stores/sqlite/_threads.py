@@ -247,7 +247,7 @@ def clone(db: Connection, owner: str, thread_id: str, request: CloneRequest) -> 
     )
     _working.copy_thread(db, owner, source_row[0], to, number, request.now)
     copied = {old: place for place, old in enumerate(seqs, start=1)}
-    _observation_changes.copy_thread(db, source_row[0], to, request.id, number, copied)
+    _observation_changes.copy_thread(db, source_row[0], to, request.id, number, copied, request.now)
     return ThreadClone(thread=thread_from_row(need(db, to, request.id)), id_map=ids)
 
 
@@ -333,6 +333,6 @@ def transfer(db: Connection, owner: str, thread_id: str, new_owner: str, now: An
             (new_owner, owner, number),
         )
     count(db, new_owner, 1)
-    _observation_changes.transfer(db, owner, number, new_owner)
+    _observation_changes.transfer(db, owner, number, new_owner, now)
     count(db, owner, -1)
     return thread_from_row(need(db, new_owner, thread_id))

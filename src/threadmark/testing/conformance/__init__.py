@@ -66,6 +66,7 @@ for _topic in (
     "erase",
     "observations",
     "observations_unsourced",
+    "observations_found",
     "observing",
     "observing_failures",
     "observing_log",

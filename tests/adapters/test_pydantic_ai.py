@@ -1,0 +1,612 @@
+"""Memory for a plain Pydantic AI agent: it sees and stores what Threadmark's own agent does."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_ai import Agent as ProviderAgent
+from pydantic_ai import (
+    BinaryContent,
+    DeferredToolRequests,
+    DeferredToolResults,
+    ImageUrl,
+    ModelRetry,
+    RunContext,
+)
+from pydantic_ai import messages as pai
+
+from threadmark import Agent as OwnAgent
+from threadmark import (
+    ConfigurationError,
+    ConflictError,
+    Memory,
+    Message,
+    ObservationalMemory,
+    ObservationSettings,
+    Speaker,
+    StoreError,
+    ToolPart,
+    ValidationError,
+)
+from threadmark.adapters.pydantic_ai import MemoryCapability
+from threadmark.testing import ScriptedModel
+
+from .twins import Played, Reply, Script, Twins, stored
+
+pytestmark = pytest.mark.anyio
+
+
+def clock() -> Any:
+    """Times that both memories share."""
+    ticks = iter(range(100_000))
+    return lambda: datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=next(ticks) // 1000)
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+OPTIONS: dict[str, Any] = {
+    "history": {},
+    "exact": {"last_messages": 2, "exact": True},
+    "working memory": {"working_memory": True},
+    "recall": {"semantic_recall": True, "embedder": None},
+    "budget": {"max_context_tokens": 400},
+    "first": {"save_user_first": True},
+    "observations": {},
+}
+
+
+@pytest.fixture(params=OPTIONS)
+async def twins(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Twins]:
+    def made(name: str) -> Memory:
+        options = dict(OPTIONS[request.param])
+        if request.param == "observations":
+            model = ScriptedModel(lambda request: "- (high fact) Ana likes blue. [m1]")
+            options["observational_memory"] = ObservationalMemory(
+                model=model, observation=ObservationSettings(message_tokens=40, buffer_tokens=False)
+            )
+        return Memory(f"sqlite:///{tmp_path / name}.db", clock=clock(), **options)
+
+    async with made("ours") as ours, made("theirs") as theirs:
+        yield Twins(ours, theirs, [add])
+
+
+def same(mine: Played, other: Played) -> None:
+    """Both models were told the same."""
+    for ours, theirs in zip(mine.prompts, other.prompts, strict=True):
+        for one, two in zip(ours, theirs, strict=True):
+            assert one == two
+
+
+async def test_conversation(twins: Twins) -> None:
+    """Turn for turn both models are told the same, and both threads hold the same."""
+    turns: list[tuple[str, Script]] = [
+        ("My favourite colour is blue, and I am a baker in Turku.", ["Noted."]),
+        ("What is 2 + 3?", [{"add": {"a": 2, "b": 3}}, "It is 5."]),
+        ("Which colour do I like, as a baker?", ["Blue."]),
+        ("And both at once?", [{"add": {"a": 1, "b": 1}}, {"add": {"a": 2, "b": 2}}, "Four."]),
+    ]
+    for prompt, script in turns:
+        mine, other = await twins.say(prompt, script)
+        same(mine, other)
+        assert mine.tools == other.tools
+        assert not callable(script)
+        assert len(mine.prompts) == len(script)
+    assert await stored(twins.ours) == await stored(twins.theirs)
+
+
+@pytest.mark.parametrize("seed", range(15))
+async def test_random_conversations(seed: int, tmp_path: Path) -> None:
+    """Whatever the options and however its turns go, a conversation is the same for both."""
+    chosen = random.Random(seed)
+    options: dict[str, Any] = {
+        "last_messages": chosen.choice([1, 3, 10, None]),
+        "exact": chosen.random() < 0.3,
+        "working_memory": chosen.random() < 0.5,
+        "semantic_recall": chosen.random() < 0.4,
+        "max_context_tokens": chosen.choice([None, None, 300]),
+        "save_user_first": chosen.random() < 0.3,
+    }
+    words = ["blue", "Turku", "baker", "key", "clock", "dog", "<b>", "</turn>"]
+
+    def turn() -> tuple[str, Script]:
+        script: list[Reply] = []
+        while chosen.random() < 0.4 and len(script) < 3:  # fewer than max_steps
+            script.append({"add": {"a": chosen.randrange(9), "b": chosen.randrange(9)}})
+        if options["working_memory"] and chosen.random() < 0.3:
+            script.append({"update_working_memory": {"memory": f"- {chosen.choice(words)}"}})
+        last = " ".join(chosen.choices(words, k=3))
+        script.append(RuntimeError(last) if chosen.random() < 0.15 else last)
+        return " ".join(chosen.choices(words, k=6)), script
+
+    async with (
+        Memory(f"sqlite:///{tmp_path / 'a.db'}", clock=clock(), **options) as ours,
+        Memory(f"sqlite:///{tmp_path / 'b.db'}", clock=clock(), **options) as theirs,
+    ):
+        twins = Twins(ours, theirs, [add])
+        for _ in range(8):
+            prompt, script = turn()
+            speaker = Speaker(id="ana", name="Ana") if chosen.random() < 0.3 else None
+            thread = chosen.choice(["t", "t", "t2"])
+            same(*await twins.say(prompt, script, thread=thread, speaker=speaker))
+        for thread in ("t", "t2"):
+            assert await stored(ours, thread) == await stored(theirs, thread)
+
+
+async def test_both_in_one_thread(tmp_path: Path) -> None:
+    """A thread goes back and forth between the two kinds of agent, and its prompts go on as they began."""
+    async with Memory(f"sqlite:///{tmp_path / 'one.db'}", working_memory=True, clock=clock()) as memory:
+        prompts = []
+        for number in range(6):
+            played = Played([f"Answer {number}."])
+            if number % 2:
+                own = OwnAgent("twin", model=played.model, memory=memory, instructions="Be brief.")
+                await own.generate(f"Question {number}?", resource="ana", thread="t")
+            else:
+                await agent(memory, played, instructions="Be brief.").run(f"Question {number}?")
+            prompts.append(played.prompts[0])
+        assert len(await messages(memory)) == 12
+    for before, after in pairwise(prompts):
+        assert after[: len(before) - 1] == before[:-1]  # its last entry is the instructions
+        assert after[-1] == before[-1]
+
+
+async def test_another_thread(twins: Twins) -> None:
+    """What an earlier conversation left is there in the next one, for both."""
+    await twins.say("My dog is called Rex.", ["A good name."], thread="t1")
+    mine, other = await twins.say("What is my dog called?", ["Rex."], thread="t2")
+    same(mine, other)
+    assert await stored(twins.ours, "t2") == await stored(twins.theirs, "t2")
+
+
+async def test_speakers(twins: Twins) -> None:
+    """Who is talking is stored in its column, and rendered for the model."""
+    for name in ("Ana", "Bo<b>"):
+        mine, other = await twins.say("Hi, it is me.", ["Hi."], speaker=Speaker(id=name[0], name=name))
+        assert mine.prompts == other.prompts
+    assert "<turn" in str(other.prompts)
+    assert await stored(twins.ours) == await stored(twins.theirs)
+
+
+async def test_files(twins: Twins) -> None:
+    """Files and addresses survive, and go to the model again in the next turn."""
+    prompt: list[Any] = [
+        "What is this?",
+        BinaryContent(b"\x89PNG....", media_type="image/png"),
+        ImageUrl("https://example.com/a.png"),
+    ]
+    mine, other = await twins.say(prompt, ["A cat."])
+    same(mine, other)
+    assert "image/png" in str(other.prompts)
+    mine, other = await twins.say("And now?", ["Still a cat."])
+    same(mine, other)
+    assert await stored(twins.ours) == await stored(twins.theirs)
+
+
+async def test_a_model_that_fails(twins: Twins) -> None:
+    """A failed run is stored as one: the question, what was finished, and the error."""
+    await twins.say("Add.", [{"add": {"a": 1, "b": 2}}, RuntimeError("overloaded")])
+    await twins.say("Hello?", [RuntimeError("overloaded")])
+    mine, other = await twins.say("Again?", ["Yes."])
+    assert mine.prompts == other.prompts
+    assert await stored(twins.ours) == await stored(twins.theirs)
+    ours, theirs = await runs(twins.ours), await runs(twins.theirs)
+    assert ours == theirs
+    assert [status for status, _, _ in theirs] == ["failed", "failed", "finished"]
+
+
+async def runs(memory: Memory) -> list[Any]:
+    """Status, reason and tokens of the runs of thread "t"."""
+    page = await memory.store.list_runs("ana", thread_id="t")
+    return sorted([(run.status, run.finish_reason, run.usage) for run in page.runs], key=str)
+
+
+async def test_working_memory_tool(tmp_path: Path) -> None:
+    """The model can note something, and both see it in the next conversation."""
+    async with (
+        Memory(f"sqlite:///{tmp_path / 'a.db'}", working_memory=True, clock=clock()) as ours,
+        Memory(f"sqlite:///{tmp_path / 'b.db'}", working_memory=True, clock=clock()) as theirs,
+    ):
+        twins = Twins(ours, theirs)
+        noted = {"update_working_memory": {"memory": "# Ana\n- Likes blue."}}
+        mine, other = await twins.say("I like blue.", [noted, "Noted."])
+        assert mine.tools == other.tools
+        assert mine.prompts == other.prompts
+        mine, other = await twins.say("What do I like?", ["Blue."], thread="t2")
+        assert mine.prompts == other.prompts
+        assert "Likes blue" in str(other.prompts)
+        assert await stored(ours) == await stored(theirs)
+        found = await theirs.resource("ana").working_memory.get()
+        assert found is not None
+
+
+async def test_recall_tool(tmp_path: Path) -> None:
+    """The model can search; what its tool quoted is not stored."""
+    options: Any = {"semantic_recall": True}
+    async with (
+        Memory(f"sqlite:///{tmp_path / 'a.db'}", clock=clock(), **options) as ours,
+        Memory(f"sqlite:///{tmp_path / 'b.db'}", clock=clock(), **options) as theirs,
+    ):
+        twins = Twins(ours, theirs)
+        await twins.say("The cellar key hangs behind the clock.", ["Noted."], thread="old")
+        _, other = await twins.say("Look.", [{"recall": {"query": "cellar key"}}, "Behind the clock."])
+        assert "recall" in other.tools[0]
+        assert "behind the clock" in str(other.prompts[-1])
+        (call,) = [part for m in await messages(theirs) for part in m.parts if isinstance(part, ToolPart)]
+        assert "behind the clock" not in str(call.output)
+
+
+async def messages(memory: Memory, thread: str = "t") -> list[Message]:
+    page = await memory.resource("ana").thread(thread).messages(per_page=None)
+    return list(page.messages)
+
+
+# -- the ways to run an agent ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Memory]:
+    with Memory(f"sqlite:///{tmp_path / 'memory.db'}") as opened:
+        yield opened
+
+
+def agent(memory: Memory, played: Played, **options: Any) -> ProviderAgent[Any, Any]:
+    where = {"resource": "ana", "thread": "t", **options.pop("where", {})}
+    return ProviderAgent(
+        played.model, name="twin", capabilities=[MemoryCapability(memory, **where)], **options
+    )
+
+
+async def texts(memory: Memory, thread: str = "t") -> list[tuple[str, str]]:
+    return [(message.role, message.text) for message in await messages(memory, thread)]
+
+
+async def test_iter_and_streams(memory: Memory) -> None:
+    """`run`, `iter`, `run_stream` and streamed nodes store the same; the answer is stored once."""
+    played = Played(["One.", "Two.", "Three."])
+    made = agent(memory, played)
+    await made.run("a")
+    async with made.iter("b") as run:
+        async for _ in run:
+            pass
+    async with made.run_stream("c") as stream:
+        text = await stream.get_output()
+    assert text == "Three. "
+    assert await texts(memory) == [
+        ("user", "a"),
+        ("assistant", "One."),
+        ("user", "b"),
+        ("assistant", "Two."),
+        ("user", "c"),
+        ("assistant", "Three. "),
+    ]
+    assert len(played.prompts[-1]) == 6  # four earlier messages, the new one, instructions
+
+
+def test_run_sync(memory: Memory) -> None:
+    """From synchronous code."""
+    made = agent(memory, Played(["One.", "Two."]))
+    loop = asyncio.new_event_loop()  # which Pydantic AI would make, and leave open
+    asyncio.set_event_loop(loop)
+    try:
+        made.run_sync("a")
+        made.run_sync("b")
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    with memory:
+        page = memory.resource("ana").thread("t").messages_sync(per_page=None)
+    assert [message.text for message in page.messages] == ["a", "One.", "b", "Two."]
+
+
+async def test_result_messages_are_the_runs_own(memory: Memory) -> None:
+    """A result holds what this run said; what memory put before it is not in it."""
+    made = agent(memory, Played(["One.", "Two."]))
+    await made.run("a")
+    result = await made.run("b")
+    assert len(result.all_messages()) == len(result.new_messages()) == 2
+    assert result.new_messages()[0].parts[0].content == "b"  # type: ignore[union-attr]
+
+
+async def test_ids_are_stable(memory: Memory) -> None:
+    """A history that is given again, as JSON has kept it, adds nothing but what is new."""
+    made = agent(memory, Played(["One.", "Two.", "Three."]))
+    first = await made.run("a")
+    ids = [message.id for message in await messages(memory)]
+    assert [m.metadata["threadmark"]["message_id"] for m in first.all_messages()] == ids  # type: ignore[index]
+    kept = pai.ModelMessagesTypeAdapter.validate_json(first.all_messages_json())
+    second = await made.run("b", message_history=kept)
+    await made.run("c", message_history=second.all_messages())
+    assert [text for _, text in await texts(memory)] == ["a", "One.", "b", "Two.", "c", "Three."]
+    assert [message.id for message in await messages(memory)][:2] == ids
+
+
+async def test_a_history_in_a_new_thread(memory: Memory) -> None:
+    """A conversation from elsewhere comes into memory with the first run that is given it."""
+    history: list[pai.ModelMessage] = [
+        pai.ModelRequest([pai.UserPromptPart("old question")]),
+        pai.ModelResponse([pai.TextPart("old answer")]),
+    ]
+    played = Played(["New answer."])
+    await agent(memory, played).run("new question", message_history=history)
+    assert [text for _, text in await texts(memory)] == [
+        "old question",
+        "old answer",
+        "new question",
+        "New answer.",
+    ]
+    assert [item[0] for item in played.prompts[0]] == ["user", "answer", "user", "instructions"]
+
+
+async def test_system_prompt(memory: Memory) -> None:
+    """`system_prompt` goes first in every run, and is not stored."""
+    played = Played(["One.", "Two."])
+    made = agent(memory, played, system_prompt="Be kind.")
+    await made.run("a")
+    await made.run("b")
+    assert [item[0] for item in played.prompts[1]] == ["system", "user", "answer", "user", "instructions"]
+    assert [role for role, _ in await texts(memory)] == ["user", "assistant", "user", "assistant"]
+
+
+class City(BaseModel):
+    name: str
+
+
+async def test_object_as_answer(memory: Memory) -> None:
+    """An answer that came by a tool is stored as text; one that did not fit leaves no trace."""
+    played = Played([{"final_result": {"nome": "Turku"}}, {"final_result": {"name": "Turku"}}, "ok"])
+    result = await agent(memory, played, output_type=City).run("Which city?")
+    assert result.output == City(name="Turku")
+    (_, answer) = await messages(memory)
+    assert answer.text == '{"name":"Turku"}'
+    assert [part.type for part in answer.parts] == ["step", "text", "data"]
+    await agent(memory, played).run("And?")
+    assert played.prompts[-1][1] == ("answer", '{"name":"Turku"}')
+
+
+async def test_rejected_answer(memory: Memory) -> None:
+    """An answer that a validator refuses is asked for again, and is not in memory; it is paid for."""
+    played = Played(["bad", "good"])
+    made = agent(memory, played)
+
+    @made.output_validator
+    def check(text: str) -> str:
+        if text == "bad":
+            raise ModelRetry("no")
+        return text
+
+    await made.run("go")
+    assert await texts(memory) == [("user", "go"), ("assistant", "good")]
+    ((_, _, usage),) = await runs(memory)
+    assert usage.requests == 2
+
+
+async def test_cancelled(memory: Memory) -> None:
+    """A cancelled run keeps what was finished, and its open call is closed."""
+    started = asyncio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        started.set()
+        await asyncio.sleep(30)
+        return ""
+
+    made = agent(memory, Played([{"wait": {}}, "Hello."]), tools=[wait])
+    task = asyncio.ensure_future(made.run("go"))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (_, answer) = await messages(memory)
+    assert [part.state for part in answer.parts if isinstance(part, ToolPart)] == ["interrupted"]
+    assert [status for status, _, _ in await runs(memory)] == ["aborted"]
+    assert (await made.run("again")).output == "Hello."
+
+
+async def test_stream_that_is_left(memory: Memory) -> None:
+    """Leaving a stream with an error keeps the text so far, as a failed run."""
+    made = agent(memory, Played(["one two three four"]))
+
+    async def read() -> None:
+        async with made.run_stream("go") as stream:
+            async for _ in stream.stream_text(delta=True, debounce_by=None):
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        await read()
+    found = await messages(memory)
+    assert [message.role for message in found] == ["user", "assistant"]
+    assert found[1].text.startswith("one")
+    assert [part.type for part in found[1].parts] == ["step", "text", "error"]
+
+
+async def test_a_tool_that_raises(memory: Memory) -> None:
+    """Pydantic AI ends such a run; what was said is kept, and the next turn works."""
+
+    def broken() -> str:
+        """Break."""
+        raise OSError("disk")
+
+    made = agent(memory, Played([{"broken": {}}, "Hello."]), tools=[broken])
+    with pytest.raises(OSError, match="disk"):
+        await made.run("go")
+    (_, answer) = await messages(memory)
+    assert [part.type for part in answer.parts] == ["step", "tool", "error"]
+    assert (await made.run("again")).output == "Hello."
+
+
+async def test_deferred_calls(memory: Memory) -> None:
+    """A run that ends with calls for others to make goes on in the same message."""
+
+    played = Played([{"pay": {"amount": 5}}, "Paid.", "Bye."])
+    made = agent(memory, played, output_type=[str, DeferredToolRequests])
+
+    @made.tool_plain(requires_approval=True)
+    def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    first = await made.run("Pay 5.")
+    assert isinstance(first.output, DeferredToolRequests)
+    (_, waiting) = await messages(memory)
+    call = first.output.approvals[0].tool_call_id
+    kept = pai.ModelMessagesTypeAdapter.validate_json(first.all_messages_json())
+    second = await made.run(
+        message_history=kept, deferred_tool_results=DeferredToolResults(approvals={call: True})
+    )
+    assert second.output == "Paid."
+    (_, answer) = await messages(memory)
+    assert answer.id == waiting.id
+    assert [part.type for part in answer.parts] == ["step", "tool", "step", "text"]
+    assert [part.output for part in answer.parts if isinstance(part, ToolPart)] == ["paid 5"]
+    assert [item[0] for item in played.prompts[1]] == ["user", "call", "outcome", "instructions"]
+    await made.run("Thanks.")
+    assert [item[0] for item in played.prompts[2]] == [
+        "user",
+        "call",
+        "outcome",
+        "answer",
+        "user",
+        "instructions",
+    ]
+
+
+async def test_deferred_calls_that_nobody_makes(memory: Memory) -> None:
+    """Talking on instead is possible: the call counts as interrupted."""
+    played = Played([{"pay": {"amount": 5}}, "Never mind."])
+    made = agent(memory, played, output_type=[str, DeferredToolRequests])
+
+    @made.tool_plain(requires_approval=True)
+    def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    await made.run("Pay 5.")
+    assert (await made.run("No, wait.")).output == "Never mind."
+    assert [item[0] for item in played.prompts[1]] == ["user", "call", "outcome", "user", "instructions"]
+
+
+# -- whose memory ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Deps:
+    user: str | None
+    chat: str | None
+
+
+async def test_owner_from_deps(memory: Memory) -> None:
+    """One agent serves everybody: the run's dependencies say whose memory it is, and they do not meet."""
+
+    async def chat(ctx: RunContext[Deps]) -> str | None:
+        return ctx.deps.chat
+
+    where = {"resource": lambda ctx: ctx.deps.user, "thread": chat}
+    played = Played(lambda messages: "ok")
+    made = agent(memory, played, where=where, deps_type=Deps)
+    await asyncio.gather(*[made.run(f"I am {name}.", deps=Deps(name, "t")) for name in ("ana", "bo")])
+    await made.run("Who am I?", deps=Deps("bo", "t"))
+    assert "ana" not in str(played.prompts[-1])
+    assert "bo" in str(played.prompts[-1])
+    assert await texts(memory) == [("user", "I am ana."), ("assistant", "ok")]
+
+
+async def test_without_owner(memory: Memory) -> None:
+    """Neither owner nor thread: the run goes without memory. One of them: an error before any call."""
+    where = {"resource": lambda ctx: ctx.deps.user, "thread": lambda ctx: ctx.deps.chat}
+    played = Played(["ok"])
+    made = agent(memory, played, where=where, deps_type=Deps)
+    assert (await made.run("hi", deps=Deps(None, None))).output == "ok"
+    assert (await memory.resource("ana").threads.list()).total == 0
+    with pytest.raises(ValidationError, match="together"):
+        await made.run("hi", deps=Deps("ana", None))
+    assert len(played.prompts) == 1
+
+
+async def test_handle(memory: Memory) -> None:
+    """The handle of a thread says whose it is, also for one run only."""
+    made: ProviderAgent[None, str] = ProviderAgent(Played(["ok", "ok"]).model)
+    for _ in range(2):
+        await made.run("hi", capabilities=[MemoryCapability(memory.resource("ana").thread("t"))])
+    assert len(await messages(memory)) == 4
+
+
+def test_what_cannot_work(memory: Memory) -> None:
+    """It is refused when the capability is made."""
+    handle = memory.resource("ana").thread("t")
+    with pytest.raises(ConfigurationError, match="handle"):
+        MemoryCapability(handle, resource="bo")
+    with pytest.raises(ConfigurationError, match="owner"):
+        MemoryCapability(memory, resource="ana")
+    with pytest.raises(ConfigurationError, match="Memory"):
+        MemoryCapability("sqlite://", resource="ana", thread="t")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="lastMessages"):
+        MemoryCapability(handle, lastMessages=3)  # type: ignore[call-arg]
+
+
+async def test_read_only(memory: Memory) -> None:
+    """`read_only` shows memory and stores nothing."""
+    await agent(memory, Played(["ok"])).run("remember")
+    played = Played(["ok"])
+    await agent(memory, played, where={"read_only": True}).run("hi")
+    assert "remember" in str(played.prompts)
+    assert len(await messages(memory)) == 2
+
+
+async def test_a_store_that_fails(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that could not be stored makes the run fail."""
+
+    async def write_turn(*args: Any, **options: Any) -> Any:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(memory.store, "write_turn", write_turn)
+    with pytest.raises(StoreError, match="disk full"):
+        await agent(memory, Played(["ok"])).run("hi")
+
+
+async def test_one_transaction(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn with tools is written once."""
+    writes: list[Any] = []
+    write = memory.store.write_turn
+
+    async def write_turn(*args: Any, **options: Any) -> Any:
+        writes.append(args)
+        return await write(*args, **options)
+
+    monkeypatch.setattr(memory.store, "write_turn", write_turn)
+    await agent(memory, Played([{"add": {"a": 1, "b": 2}}, "3"]), tools=[add]).run("1 + 2")
+    assert len(writes) == 1
+
+
+async def test_a_run_id_that_was_used(memory: Memory) -> None:
+    """A run that was made before is not made again under its id."""
+    played = Played(["One.", "Two."])
+    made = agent(memory, played)
+    if "run_id" not in inspect.signature(made.run).parameters:
+        pytest.skip("this release of Pydantic AI takes no run_id")
+    again: Any = {"run_id": "r1"}
+    await made.run("a", **again)
+    with pytest.raises(ConflictError, match="r1"):
+        await made.run("b", **again)
+    assert len(played.prompts) == 1
+
+
+async def test_titles(tmp_path: Path) -> None:
+    """Work in the background is as ever: the agent's own model names the thread."""
+    played = Played(lambda messages: "Cats" if "Give its title" in str(messages) else "Miau.")
+    async with Memory(f"sqlite:///{tmp_path / 'title.db'}", generate_title=True) as memory:
+        await agent(memory, played).run("Tell me of cats.")
+        await memory.settled()
+        thread = await memory.resource("ana").thread("t").get()
+    assert thread is not None
+    assert thread.title == "Cats"
