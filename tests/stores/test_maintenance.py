@@ -140,7 +140,7 @@ async def test_observations_are_copied(stores: Any, source: str, to: str) -> Non
         report = await finish(copy_store(one, two))
         assert (report.copied, report.vectors) == (1, len(claims))
         assert [s.embedded for s in (await two.recall_state()).spaces] == [6]
-        near = ObservationSearch(recall=RecallQuery(query="b", vector=noise("o2", 8), space="e"))
+        near = ObservationSearch(recall=RecallQuery(query="c", vector=noise("o3", 8), space="e"))
         found = [await store.search_observations("ann", near) for store in (one, two)]
         assert [h.observation.id for h in found[0].hits] == [h.observation.id for h in found[1].hits] != []
         assert found[0].embedded == found[1].embedded > 0

@@ -591,7 +591,7 @@ def test_both_stores_lead_the_same_life(postgres: str) -> None:
     """Answers, errors, rankings and what is stored are equal after each step."""
     pytest.importorskip("numpy")
     Twins.url = postgres
-    live(8, 40)
+    live(5, 40)
 
 
 @pytest.mark.nightly
