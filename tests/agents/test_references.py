@@ -51,7 +51,7 @@ class Team:
 
 
 async def test_a_result_is_handed_on_in_full(memory: Memory, stored: Stored) -> None:
-    """The lead sees the beginning and a reference; the next sub-agent gets all of it, as data it cannot close."""
+    """The lead sees the beginning and a reference; the next sub-agent gets all of it, as data."""
     team = Team(memory, max_shown=20)
     result = await team.go()
     assert result.text == "Done."
@@ -98,7 +98,11 @@ async def test_only_results_of_sub_agents_of_this_conversation(memory: Memory) -
         return "secret"
 
     write = ScriptedModel(["never"])
-    calls = [ToolCall("look"), ToolCall("agent-write", {"prompt": "x", "references": [name]}), "Done."]
+    calls: list[Any] = [
+        ToolCall("look"),
+        ToolCall("agent-write", {"prompt": "x", "references": [name]}),
+        "Done.",
+    ]
     agent = Agent(
         "lead",
         model=ScriptedModel(calls),
