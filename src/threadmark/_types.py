@@ -20,7 +20,7 @@ Json: TypeAlias = Any
 Role: TypeAlias = Literal["user", "assistant", "system"]
 ToolState: TypeAlias = Literal["call", "result", "error", "denied", "interrupted"]
 FinishReason: TypeAlias = Literal[
-    "stop", "length", "content-filter", "tool-calls", "max-steps", "suspended",
+    "stop", "length", "content-filter", "tool-calls", "max-steps", "usage-limit", "suspended",
     "aborted", "timeout", "tripwire", "error", "other",
 ]  # fmt: skip
 RunStatus: TypeAlias = Literal["running", "finished", "aborted", "failed", "suspended"]

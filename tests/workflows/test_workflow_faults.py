@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 import logging
 import subprocess
@@ -27,6 +28,7 @@ from threadmark import (
 )
 from threadmark.agents.output import Output
 from threadmark.memory.runs import LEASE
+from threadmark.models import ModelRequest
 from threadmark.testing import FakeClock, ScriptedModel, ToolCall
 from threadmark.workflows import WorkflowEvent
 
@@ -587,3 +589,70 @@ async def test_a_workflows_events_are_told_by_the_agent_that_calls_it() -> None:
         "workflow-finish",
     ]
     assert told[-1]["data"] == {"status": "finished", "output": 4}
+
+
+async def test_an_agents_call_that_was_cut_off_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished one gives its stored answer; one that seems to be under way is waited for."""
+    from threadmark.workflows import work
+
+    clock = FakeClock()
+    memory = Memory("sqlite://", clock=clock)
+    died: list[str] = []
+
+    def answer(request: ModelRequest) -> str:
+        if not died:
+            died.append("in the call")
+            raise Died
+        return "A poem."
+
+    agent = Agent("poet", model=ScriptedModel(answer), memory=memory)
+
+    @workflow(memory=memory)
+    async def write(ctx: WorkflowContext) -> str:
+        poem: str = await ctx.step("poem", agent, "Write.", resource="ana", thread="poems")
+        if len(died) == 1:
+            died.append("after it")
+            raise Died
+        return poem
+
+    waited: list[bool] = []
+
+    async def wait() -> None:
+        waited.append(True)
+        clock.advance(LEASE)
+
+    monkeypatch.setattr(work, "_wait", wait)
+    for _ in range(2):
+        with pytest.raises(Died):
+            await write.run(run_id="x", **WHERE)
+        clock.advance(LEASE + 1)
+        if len(died) == 1:  # as if that call had begun just before
+            with contextlib.suppress(ConflictError):
+                run = await memory.store.get_run("ana", "x/poem")
+                assert run is not None
+                until = clock() + datetime.timedelta(seconds=LEASE)
+                await memory.store.renew_run("ana", "x/poem", run.version, until)
+    assert (await write.run(run_id="x", **WHERE)).output == "A poem."
+    page = await memory.resource("ana").thread("poems").messages()
+    assert [message.text for message in page] == ["Write.", "A poem."]
+    assert died == ["in the call", "after it"]
+    assert waited
+
+
+async def test_mistakes_say_what_to_do() -> None:
+    @workflow
+    async def gives_text(ctx: WorkflowContext) -> int:
+        return "seven"  # type: ignore[return-value]
+
+    @workflow
+    async def takes_functions(ctx: WorkflowContext) -> None:
+        await ctx.parallel(lambda: 1)  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigurationError, match=r"gave what is not int: .*Expected `int`"):
+        await gives_text.run()
+    with pytest.raises(ValidationError, match=r"as ctx.step\(...\) gives them"):
+        await takes_functions.run()
+    with pytest.raises(ConfigurationError, match=r"becomes one with .tool\(\)"):
+        Agent("a", tools=[gives_text])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match=r"given as agents="):
+        Agent("a", tools=[Agent("b")])  # type: ignore[list-item]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from ..models.base import Model
 from .delegating import Delegating, folded, wrapped
 from .delegation import DelegationStart
 from .events import ErrorEvent
+from .hooks import for_model
+from .limits import spent_of
 from .pending import PendingCall, pending_calls
 from .request_context import RequestContext
 from .result import AgentResult
@@ -107,6 +110,7 @@ async def _decide(
         "resource": call.pause["resource"],
         "memory": source,
         "model": None if agent._model is not None else _model_below(state),
+        "spending": state.plan.spending,
         "context": await _delegating(state).shown(_start(state, call)),
     }
     try:
@@ -177,6 +181,21 @@ def _model_below(state: RunState) -> Model:
     return model
 
 
+async def recount(state: RunState, own: dict[str, int]) -> None:
+    """Count what is used up anew, from what all runs of the tree have stored; `own` is of this decision."""
+    spending = state.plan.spending
+    if spending is None:
+        return
+    spending.own, usage = own, state.usage
+    for call in state.parts:
+        if isinstance(call, ToolPart) and delegates(call):
+            with contextlib.suppress(ConfigurationError):  # the sub-agent is gone; its call stays pending
+                _, source, run_id = await _below(state, call)
+                run = await source.open_runs.get(str((call.pause or {})["resource"]), run_id)
+                usage += Usage() if run is None else spent_of(run)
+    spending.rebase(usage)
+
+
 async def fold(state: RunState, below: Below) -> list[Part]:
     """The answer's parts with what became of sub-agents that waited."""
     parts, known = list(state.parts), below.known
@@ -234,7 +253,7 @@ async def _outcome(state: RunState, call: ToolPart, below: Below) -> Folded | To
         made = folded(call, None, str(failure), at)
     usage, state.usage = run.usage, before
     bail, state.bail = state.bail, None
-    return Folded(made, usage, bail)
+    return Folded(await for_model(made, state.plan.tools), usage, bail)
 
 
 async def _waits(source: TurnSource, owner: str, run: Run) -> bool:

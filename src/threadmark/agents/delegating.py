@@ -20,6 +20,7 @@ from ..memory.context.render import escape
 from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Emit, ErrorEvent, Event, ToolOutputEvent
 from .options import Call, TurnSource, check_call
+from .references import PARAMETER, shown_with_reference, with_references
 from .request_context import RequestContext
 from .result import AgentResult
 from .stream import last_event
@@ -60,15 +61,19 @@ class Team:
 
     def tools(self, run: Delegating) -> list[Tool]:
         """A tool for each sub-agent, in one run."""
+        settings, parameters = self.delegation, PARAMETERS
+        if settings.references:
+            parameters = {**parameters, "properties": {**parameters["properties"], "references": PARAMETER}}
         return [
             Tool(
                 name=tool_name(key),
                 description=agent.description or f"Delegates to the agent {key!r}.",
-                parameters=PARAMETERS,
+                parameters=parameters,
                 function=run.call(key),
                 takes_context=True,
                 is_async=True,
-                validate=_arguments,
+                to_model=shown_with_reference(settings.max_shown) if settings.references else None,
+                validate=_arguments_with_references if settings.references else _arguments,
             )
             for key, agent in self.agents.items()
         ]
@@ -92,16 +97,18 @@ class Delegating:
     def call(self, key: str) -> Any:
         """The function of the tool that calls sub-agent `key`."""
 
-        async def delegate(context: ToolContext, prompt: str) -> str:
-            return await self._delegate(key, context, prompt)
+        async def delegate(context: ToolContext, prompt: str, references: Sequence[str] = ()) -> str:
+            return await self._delegate(key, context, prompt, references)
 
         return delegate
 
-    async def _delegate(self, key: str, context: ToolContext, prompt: str) -> str:
+    async def _delegate(self, key: str, context: ToolContext, prompt: str, references: Sequence[str]) -> str:
         state, settings, agent = self.state, self.team.delegation, self.team.agents[key]
         assert state is not None
         if self.depth >= settings.max_depth:
             raise ToolFailure(f"The agent {key!r} was not called: delegations are {self.depth} deep already.")
+        if state.plan.spending is not None and (limit := state.plan.spending.reached()) is not None:
+            raise ToolFailure(f"The agent {key!r} was not called: the limit of {limit} is reached.")
         owner = None if context.resource_id is None else f"{context.resource_id}-{key}"
         thread = None if context.thread_id is None else f"{context.thread_id}-{new_id()}"
         stores = state.turn is not None and state.turn.writes
@@ -121,7 +128,8 @@ class Delegating:
         if change.reject is not None:
             raise ToolFailure(f"The agent {key!r} was not called: {change.reject}")
         start = replace(start, prompt=change.prompt or prompt)
-        call = self._call(agent, start, await self.shown(start), change, state)
+        full = with_references(start.prompt, references, self._results(state), self._is_delegation)
+        call = self._call(agent, replace(start, prompt=full), await self.shown(start), change, state)
         emit = wrapped(state.live, context)
         try:
             result = await agent._answer(call, emit)
@@ -132,6 +140,14 @@ class Delegating:
                 emit(ErrorEvent(run_id=call.run_id, name=type(error).__name__, message=str(error)))
             raise await self.failure(start, agent, error) from error
         return await self.finish(start, result)
+
+    def _is_delegation(self, tool: str) -> bool:
+        return self.team.key_of(tool) is not None
+
+    def _results(self, state: RunState) -> list[Message]:
+        """Where results are looked for: the lead's conversation, with the answer so far."""
+        history = () if state.turn is None else state.turn.history
+        return [*history, *state.earlier, state.message()]
 
     def _call(
         self,
@@ -160,6 +176,7 @@ class Delegating:
             source=None if own or start.resource_id is None else self.source,
             model=call.model if agent._model is not None else self.model,
             depth=start.depth,
+            spending=state.plan.spending,
         )
 
     async def shown(self, start: DelegationStart) -> list[Message]:
@@ -186,7 +203,8 @@ class Delegating:
             raise SuspendSignal(None, waiting(start.key, result))
         assert self.state is not None
         self.state.usage += result.usage
-        if result.tripwire is not None or result.finish_reason in ("aborted", "error", "timeout"):
+        stopped = result.finish_reason == "usage-limit" and not result.text
+        if result.tripwire is not None or stopped or result.finish_reason in ("aborted", "error", "timeout"):
             error = RuntimeError(f"the run of agent {start.key!r} ended with {result.finish_reason!r}")
             raise await self._failed(start, error, result.usage)
         end = DelegationEnd(
@@ -292,6 +310,14 @@ def _arguments(args: Any) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidArgumentsError("prompt: must be text")
     return [prompt], {}
+
+
+def _arguments_with_references(args: Any) -> tuple[list[Any], dict[str, Any]]:
+    positional, named = _arguments(args)
+    references = args.get("references") or []
+    if not isinstance(references, list) or not all(isinstance(name, str) for name in references):
+        raise InvalidArgumentsError("references: must be a list of references")
+    return [*positional, references], named
 
 
 def _conversation(state: RunState) -> list[Message]:

@@ -28,6 +28,7 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
         if state.resumed and state.turn is not None:
             # Stored before anything is run, so that a call that was begun is known to have been.
             await keep(state)
+    indexes = _within_limits(state, indexes)
     calls = [part for index in indexes if isinstance(part := state.parts[index], ToolPart)]
     seen: list[tuple[Message, ...]] = []
 
@@ -78,6 +79,26 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
         check_durable(state)
 
 
+def _within_limits(state: RunState, indexes: list[int]) -> list[int]:
+    """Those calls that the run may still make. The others are over, and their outcome says why."""
+    spending = state.plan.spending
+    if spending is None:
+        return indexes
+    free: list[int] = []
+    for index in indexes:
+        call = state.parts[index]
+        assert isinstance(call, ToolPart)
+        again = (call.pause or {}).get("kind") == "suspension"  # it was counted when it suspended
+        limit = None if again else spending.take_tool_call()
+        if limit is None:
+            free.append(index)
+            continue
+        why = f"The call was not made: the limit of {limit} tool calls is reached. Answer with what you have."
+        state.parts[index] = outcome = replace(call, state="error", error=why)
+        state.tell(outcome)
+    return free
+
+
 def _teller(state: RunState, call: ToolPart) -> Callable[[Mapping[str, Json]], None]:
     """Tells events of what a call runs, as those of the call."""
 
@@ -107,8 +128,7 @@ async def keep(state: RunState) -> None:
     if state.judged:
         messages = [*state.earlier, state.message()] if state.parts else list(state.earlier)
         if state.parts:
-            calls = seals_of(state.parts)
-            state.record = {**state.record, "message": state.message_id, "step": state.step, "calls": calls}
+            state.stored_record(message=state.message_id, step=state.step, calls=seals_of(state.parts))
     await settle(state.turn.hold(messages, "running", state.record, state.usage))
 
 

@@ -253,7 +253,12 @@ def build_tool(
 ) -> Tool:
     """The tool of `function`; see `tool`."""
     if isinstance(function, Tool) or not callable(function):
-        raise ConfigurationError(f"a tool must be a function, not {function!r}")
+        hint = ""
+        if hasattr(function, "definition") and hasattr(function, "resume"):
+            hint = "; a workflow becomes one with .tool()"
+        elif hasattr(function, "generate"):
+            hint = "; an agent is given as agents=[...]"
+        raise ConfigurationError(f"a tool must be a function, not {function!r}{hint}")
     name = getattr(function, "__name__", "") if name is None else name
     if not _NAME.match(name):
         raise ConfigurationError(

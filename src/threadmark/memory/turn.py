@@ -25,9 +25,7 @@ from .runs import HANDED, LEASE
 from .thread_spec import ThreadSpec
 from .tools import MemoryTool
 from .tracing import tell_prompt, tell_written, writing
-from .turn_input import (
-    without_context,
-)
+from .turn_input import without_context
 
 if TYPE_CHECKING:
     from ..models.base import Model

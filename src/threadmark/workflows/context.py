@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -221,6 +222,9 @@ class WorkflowContext:
         others are waited for and recorded, and then the run waits, for all that suspended.
         """
         self._check_outside()
+        for step in steps:
+            if not inspect.isawaitable(step):
+                raise ValidationError(f"parallel takes steps, as ctx.step(...) gives them, not {step!r}")
         done = await asyncio.gather(*[_settled(step) for step in steps])
         for kind in (Lost, Exception, BaseException):
             for outcome in done:

@@ -12,6 +12,7 @@ from ..._types import Json, Message, Speaker, StepPart, ToolPart, Usage
 from ...models.base import Model
 from .. import resumable
 from ..agent import Agent
+from ..completion import Check, name_of
 from ..deciding import decide
 from ..events import Emit
 from ..options import Call, ThreadLike, check_seconds
@@ -24,7 +25,6 @@ from ..result import AgentResult
 from ..state import RunState
 from ..stream import AgentStream
 from ..tools import tool_name
-from .completion import Check, name_of
 from .events import NetworkEvent, Primitive
 from .router import Choice, Progress, Router
 from .translate import Translator
