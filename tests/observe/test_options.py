@@ -466,7 +466,7 @@ async def _() -> bool:
             return observer(request)
         words = request.messages[0].text.split()
         ids = [word.strip(":") for word in words if word.startswith("o") and word[1:2].isdigit()]
-        return f"- (low fact) Shops. [{', '.join(ids[:20])}]\nVALUE topics: shops"
+        return f"- (low fact) Something was said. [{', '.join(ids[:20])}]\nVALUE topics: shops"
 
     on = await Scene(turns=12, reflection={"extract": [topics]}, reply=keeps).play()
     off = await Scene(turns=12, reply=keeps).play()

@@ -195,6 +195,13 @@ async def views(h: Harness) -> None:
         sorted(await found(store, "Berlin")),
         "undone, its rows are found again",
     )
+    line = summary("2 notes about Berlin are left out", other, new)
+    await condense(store, h, [replace(line, made_by="demotion")], prompt="r2")
+    same(
+        ["left Berlin", "likes Berlin"],
+        sorted(await found(store, "Berlin")),
+        "what only left the view is found, and not the line in its place",
+    )
 
 
 @behaviour("observations found: a filter holds for every message behind them", needs=NEEDS)
