@@ -1,7 +1,9 @@
 """A long-running workflow on DBOS that calls an agent: killed at any moment, it goes on where it was.
 
 DBOS keeps which step has been done; each agent call has a `run_id`, so a step that is executed again after a
-crash gets the stored answer and asks no model. Needs `pip install threadmark dbos`; runs without a key.
+crash gets the stored answer and asks no model. A call that the crash cut off counts as under way for two
+minutes, then as aborted, because what its tools did is unknown; this one has no tools, and is made again.
+Needs `pip install threadmark dbos`; runs without a key.
 
     python examples/dbos_refund.py            # all of it
     python examples/dbos_refund.py start      # only to where the manager decides; kill it, start it again
@@ -30,10 +32,14 @@ memory = Memory(f"sqlite:///{FOLDER / 'shop.db'}")
 agent = Agent("support", model=OfflineResponder(memory.resource("ana")), memory=memory)
 
 
-@DBOS.step()
+@DBOS.step(retries_allowed=True, interval_seconds=5, backoff_rate=1, max_attempts=30)
 def ask(question: str, call: str) -> str:
-    """One turn of the agent. `call` names it, so that it is made once whatever happens."""
-    result = agent.generate_sync(question, resource="ana", thread="orders", run_id=f"{WORKFLOW}/{call}")
+    """One turn of the agent. `call` names it, so that it is stored once whatever happens."""
+    for attempt in range(1, 100):
+        run_id = f"{WORKFLOW}/{call}/{attempt}"
+        result = agent.generate_sync(question, resource="ana", thread="orders", run_id=run_id)
+        if result.finish_reason != "aborted":
+            break
     return str(result.text)
 
 

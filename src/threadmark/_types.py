@@ -20,7 +20,7 @@ Json: TypeAlias = Any
 Role: TypeAlias = Literal["user", "assistant", "system"]
 ToolState: TypeAlias = Literal["call", "result", "error", "denied", "interrupted"]
 FinishReason: TypeAlias = Literal[
-    "stop", "length", "content-filter", "tool-calls", "max-steps", "suspended",
+    "stop", "length", "content-filter", "tool-calls", "max-steps", "usage-limit", "suspended",
     "aborted", "timeout", "tripwire", "error", "other",
 ]  # fmt: skip
 RunStatus: TypeAlias = Literal["running", "finished", "aborted", "failed", "suspended"]
@@ -415,13 +415,17 @@ class ThreadClone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureReceipt:
-    """What an erasure removed: rows per table. `scrubbed` is true when no byte of it is left in the file."""
+    """What an erasure removed: rows per table. `scrubbed` is true when no byte of it is left in the file.
+
+    `thread_id` is `None` for all of an owner, `speaker_id` set where one speaker of a thread was erased.
+    """
 
     resource_id: str
     thread_id: str | None
     removed: Mapping[str, int]
     scrubbed: bool
     erased_at: datetime
+    speaker_id: str | None = None
 
     @property
     def total(self) -> int:

@@ -513,6 +513,7 @@ def test_event_types() -> None:
             "error",
             "file",
             "finish",
+            "is-task-complete",
             "object",
             "object-result",
             "reasoning-delta",

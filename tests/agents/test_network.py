@@ -132,10 +132,25 @@ async def test_a_workflow_is_chosen() -> None:
     agent, model = network_of(route("double", {"n": 4}, "workflow"), done("8"), tools=[double.tool()])
     result, events = await run(agent)
     assert result.text == "8"
-    assert [event.type for event in events if event.source == "workflow"] == [
-        "workflow-execution-start",
-        "workflow-execution-end",
-    ]
+    assert [event.type for event in events] == snapshot(
+        [
+            "routing-agent-start",
+            "routing-agent-end",
+            "workflow-execution-start",
+            "workflow-execution-event-workflow-start",
+            "workflow-execution-event-workflow-step-start",
+            "workflow-execution-event-workflow-step-result",
+            "workflow-execution-event-workflow-finish",
+            "workflow-execution-end",
+            "network-validation-start",
+            "routing-agent-text-start",
+            "routing-agent-text-delta",
+            "network-validation-end",
+            "network-execution-event-finish",
+        ]
+    )
+    result_event = next(event for event in events if event.type.endswith("event-workflow-step-result"))
+    assert result_event.payload["output"]["data"] == {"output": 8}
     assert result.steps[0].primitive_type == "workflow"
     assert "## workflow 'double'\nDouble a number." in model.requests[0].instructions
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from threadmark import (
     Agent,
+    ApprovalError,
     ConfigurationError,
     Hooks,
     Memory,
@@ -396,12 +397,12 @@ async def test_result_and_last_event_say_the_same() -> None:
         ),
         (
             network_of(route("slow"), tools=[slow]),
-            {"timeout": 0.05},
+            {"timeout": 0.4},
             ("aborted", False, "the run was out of time", ""),
         ),
         (
             network_of(route("add", {"a": 2, "b": 3}), done("5")),
-            {"timeout": 0.2, **late},
+            {"timeout": 0.5, **late},
             ("aborted", False, "the run was out of time", "5"),
         ),
         (
@@ -573,3 +574,24 @@ async def test_options_are_checked(options: dict[str, Any], error: type[Exceptio
     with pytest.raises(error, match=match):
         agent.network("Hi", **{**WHERE, **options})
     assert model.requests == []
+
+
+async def test_without_a_call_id_exactly_one_call_is_meant() -> None:
+    """Of several none is approved, and an answer is no approval."""
+    files = Files()
+    calls = [ToolCall("delete", {"path": path}) for path in ("a", "b")]
+    worker = Agent("worker", model=ScriptedModel([calls, "Both are gone."]), tools=[files.tool])
+    model = ScriptedModel([route("worker", "Delete both", "agent"), done("Deleted.")])
+    agent = Agent("router", model=model, memory=Memory("sqlite://"), agents=[worker])
+    first, _ = await run(agent)
+    assert len(first.pending) == 2
+    with pytest.raises(ValidationError, match="several calls wait"):
+        await approved(agent, first.run_id)
+    assert files.deleted == []
+    ids = [call.tool_call_id for call in first.pending]
+    async with agent.approve_network_tool_call(ids, run_id=first.run_id, resource="ana") as stream:
+        pass
+    assert (await stream.result()).text == "Deleted."
+    assert sorted(files.deleted) == ["a", "b"]
+    with pytest.raises(ApprovalError):
+        await approved(agent, first.run_id)

@@ -19,6 +19,7 @@ from threadmark import (
     SemanticRecall,
     Speaker,
     ToolPart,
+    WorkingMemory,
 )
 from threadmark.models.base import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
@@ -330,3 +331,58 @@ async def test_nothing_from_after_a_question_that_is_asked_again() -> None:
     asking = Asking(talk)
     await asking.agent.generate(Message.user("What of the kiln?", id="q1"), resource="ana", thread="a")
     assert "burnt" not in str(asking.requests[-1].messages)
+
+
+async def test_one_speaker_of_a_thread_is_erased(tmp_path: Path) -> None:
+    """61: What one speaker said in a thread goes with all that comes from it, to the last byte."""
+    path = tmp_path / "m.db"
+    talk = Talk(storage=f"sqlite:///{path}", recall=SemanticRecall())
+    await talk.note(
+        "trip",
+        [
+            Message.user("I bring the tent.", speaker=ANA, id="m1"),
+            Message.user("I bring the zyxophone.", speaker=BEN, id="m2"),
+        ],
+        "- (high fact) Ana brings the tent. [m1]",
+        "- (high fact) Ben plays the wumbahorn. [m2]",
+    )
+    await talk.note("other", ["the tent is green"], "- (low fact) The tent is green. [m1]")
+    await talk.found("tent")
+    receipt = await talk.user.thread("trip").erase_speaker("b1")
+    assert (receipt.speaker_id, receipt.thread_id, receipt.scrubbed) == ("b1", "trip", True)
+    assert dict(receipt.removed) == {"messages": 1, "observations": 1, "recall_docs": 1}
+    assert await talk.found("wumbahorn zyxophone", observations="all", mode="lexical") == []
+    assert await talk.found("tent", speaker="a1") == ["Ana brings the tent."]
+    status = await talk.user.thread("trip").observations.status()
+    assert status.gaps == ()
+    await talk.memory.aclose()
+    left = contents(tmp_path).lower()
+    assert b"tent" in left
+    assert not [word for word in (b"wumba", b"zyxo", b"m2", b"ben\x00") if word in left]
+
+
+async def test_erasing_a_speaker_takes_their_line_out_of_working_memory() -> None:
+    """61: The list of participants names them no more; elsewhere they are still listed where they talk."""
+    talk = Talk()
+    keeps = WorkingMemory(scope="resource", participants=True)
+    memory = Memory(talk.memory.store, clock=talk.clock, working_memory=keeps)
+    agent = Agent("helper", model=ScriptedModel(lambda request: "Hello."), memory=memory)
+    for thread in ("a", "b"):
+        for speaker in (BEN, ANA):
+            await agent.generate("Hi.", resource="ana", thread=thread, speaker=speaker)
+    user = memory.resource("ana")
+
+    async def listed() -> list[bool]:
+        version = await user.working_memory.version()
+        text = "" if version is None else version.content
+        return ["(id a1" in text, "(id b1" in text]
+
+    assert await listed() == [True, True]
+    await user.thread("a").erase_speaker("b1")
+    assert await listed() == [True, True]
+    receipt = await user.thread("b").erase_speaker("b1")
+    assert await listed() == [True, False]
+    assert receipt.removed["messages"] == 1
+    page = await user.thread("b").messages()
+    assert [message.text for message in page.messages if message.speaker] == ["Hi."]
+    assert (await user.thread("nowhere").erase_speaker("b1")).removed == {}

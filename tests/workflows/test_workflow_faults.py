@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 import logging
 import subprocess
@@ -27,6 +28,7 @@ from threadmark import (
 )
 from threadmark.agents.output import Output
 from threadmark.memory.runs import LEASE
+from threadmark.models import ModelRequest
 from threadmark.testing import FakeClock, ScriptedModel, ToolCall
 from threadmark.workflows import WorkflowEvent
 
@@ -538,3 +540,119 @@ def test_of_processes_that_answer_at_once_one_goes_on(tmp_path: Path) -> None:
     assert sorted(item["status"] for item in said) == ["ConflictError"] * 3 + ["finished"]
     assert next(item["output"] for item in said if item["status"] == "finished") == "paid 42"
     assert (tmp_path / "trace").read_text().split() == ["pay"]
+
+
+async def test_a_run_that_waits_or_whose_process_died_can_be_cancelled() -> None:
+    clock = FakeClock()
+    memory = Memory("sqlite://", clock=clock)
+    died: list[bool] = []
+
+    @workflow(memory=memory)
+    async def ask(ctx: WorkflowContext) -> int:
+        answer: int = await ctx.suspend("how many", answer=int)
+        if not died:
+            died.append(True)
+            raise Died
+        return answer
+
+    await ask.run(run_id="x", **WHERE)
+    with pytest.raises(NotFoundError):
+        await ask.cancel("x", resource="bob")
+    over = await ask.cancel("x", resource="ana", reason="nobody needs it")
+    assert (over.status, over.error, over.pending) == ("aborted", "nobody needs it", ())
+    for late in (ask.cancel("x", resource="ana"), ask.resume("x", 1, resource="ana")):
+        with pytest.raises(ConflictError, match="is aborted"):
+            await late
+    await ask.run(run_id="y", **WHERE)
+    with pytest.raises(Died):
+        await ask.resume("y", 1, resource="ana")
+    with pytest.raises(ConflictError, match="under way"):
+        await ask.cancel("y", resource="ana")
+    clock.advance(LEASE + 1)
+    assert (await ask.cancel("y", resource="ana")).status == "aborted"
+
+
+async def test_a_workflows_events_are_told_by_the_agent_that_calls_it() -> None:
+    @workflow
+    async def double(ctx: WorkflowContext, n: int) -> int:
+        return int(await ctx.step("double", lambda: 2 * n))
+
+    agent = Agent(
+        "a", model=ScriptedModel([ToolCall("workflow-double", {"n": 2}), "4"]), tools=[double.tool()]
+    )
+    async with agent.stream("Double 2.") as stream:
+        told = [event.output for event in [e async for e in stream] if event.type == "tool-output"]
+    assert [output["type"] for output in told] == [
+        "workflow-start",
+        "workflow-step-start",
+        "workflow-step-result",
+        "workflow-finish",
+    ]
+    assert told[-1]["data"] == {"status": "finished", "output": 4}
+
+
+async def test_an_agents_call_that_was_cut_off_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished one gives its stored answer; one that seems to be under way is waited for."""
+    from threadmark.workflows import work
+
+    clock = FakeClock()
+    memory = Memory("sqlite://", clock=clock)
+    died: list[str] = []
+
+    def answer(request: ModelRequest) -> str:
+        if not died:
+            died.append("in the call")
+            raise Died
+        return "A poem."
+
+    agent = Agent("poet", model=ScriptedModel(answer), memory=memory)
+
+    @workflow(memory=memory)
+    async def write(ctx: WorkflowContext) -> str:
+        poem: str = await ctx.step("poem", agent, "Write.", resource="ana", thread="poems")
+        if len(died) == 1:
+            died.append("after it")
+            raise Died
+        return poem
+
+    waited: list[bool] = []
+
+    async def wait() -> None:
+        waited.append(True)
+        clock.advance(LEASE)
+
+    monkeypatch.setattr(work, "_wait", wait)
+    for _ in range(2):
+        with pytest.raises(Died):
+            await write.run(run_id="x", **WHERE)
+        clock.advance(LEASE + 1)
+        if len(died) == 1:  # as if that call had begun just before
+            with contextlib.suppress(ConflictError):
+                run = await memory.store.get_run("ana", "x/poem")
+                assert run is not None
+                until = clock() + datetime.timedelta(seconds=LEASE)
+                await memory.store.renew_run("ana", "x/poem", run.version, until)
+    assert (await write.run(run_id="x", **WHERE)).output == "A poem."
+    page = await memory.resource("ana").thread("poems").messages()
+    assert [message.text for message in page] == ["Write.", "A poem."]
+    assert died == ["in the call", "after it"]
+    assert waited
+
+
+async def test_mistakes_say_what_to_do() -> None:
+    @workflow
+    async def gives_text(ctx: WorkflowContext) -> int:
+        return "seven"  # type: ignore[return-value]
+
+    @workflow
+    async def takes_functions(ctx: WorkflowContext) -> None:
+        await ctx.parallel(lambda: 1)  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigurationError, match=r"gave what is not int: .*Expected `int`"):
+        await gives_text.run()
+    with pytest.raises(ValidationError, match=r"as ctx.step\(...\) gives them"):
+        await takes_functions.run()
+    with pytest.raises(ConfigurationError, match=r"becomes one with .tool\(\)"):
+        Agent("a", tools=[gives_text])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match=r"given as agents="):
+        Agent("a", tools=[Agent("b")])  # type: ignore[list-item]

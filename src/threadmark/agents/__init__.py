@@ -1,9 +1,11 @@
 """Who answers: the agent, its loop, its tools and its events."""
 
 from .agent import Agent
+from .completion import Check, CheckInput, CheckResult, CompletionChecks, ModelCheck, Verdict
 from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Event, StreamEvent, TerminalEvent, event_from_dict
 from .hooks import Hooks, SkipTool, StepChanges, StepContext, StepEnd, StepVerdict, ToolEnd
+from .limits import UsageLimits
 from .options import CallOptions
 from .output import Output
 from .pending import PendingCall, SuspendedRun, SuspendedRunPage
@@ -18,6 +20,10 @@ __all__ = [
     "AgentResult",
     "AgentStream",
     "CallOptions",
+    "Check",
+    "CheckInput",
+    "CheckResult",
+    "CompletionChecks",
     "Delegation",
     "DelegationChange",
     "DelegationEnd",
@@ -25,6 +31,7 @@ __all__ = [
     "DelegationStart",
     "Event",
     "Hooks",
+    "ModelCheck",
     "Output",
     "PendingCall",
     "RequestContext",
@@ -43,6 +50,8 @@ __all__ = [
     "Tool",
     "ToolContext",
     "ToolEnd",
+    "UsageLimits",
+    "Verdict",
     "event_from_dict",
     "tool",
 ]

@@ -20,10 +20,12 @@ from ..processors._values import own_message
 from ..processors.base import ProcessorContext
 from ..processors.pipeline import Entry, Kind, Pipeline, entries, memory_options
 from .answering import Answering
+from .completion import Check, CompletionChecks
 from .delegating import Delegating, Team
 from .delegation import Delegation
 from .events import Emit
 from .hooks import Hooks, check_hooks
+from .limits import Spending, UsageLimits, check_limits
 from .loop import execute
 from .networks import Networks
 from .options import (
@@ -78,9 +80,12 @@ class Agent(Resumable, Networks):
         max_processor_retries: How often processors may have one step answered again.
         require_tool_approval: Whether a person must approve calls of tools, besides those whose tool says so:
             for all, or a function of a call's tool name and arguments, and perhaps the request context.
+        usage_limits: `UsageLimits(...)` of each run and its sub-agents together; default: none.
         pause_ttl: Seconds that a paused run waits for a person at most; default: without end.
         auto_resume: Whether a user's next message may answer a suspended call; never an approval.
         hooks: `Hooks(...)`: functions of yours before each step and around each tool.
+        completion: Checks of whether the task is done, or `CompletionChecks(...)`: if they do not pass, the
+            model goes on with what they say.
         agents: Sub-agents, which the model may delegate to: a list, or a mapping of keys to agents. Each is a
             tool "agent-<key>", described by its `description`.
         delegation: `Delegation(...)`: hooks and limits of that.
@@ -109,9 +114,11 @@ class Agent(Resumable, Networks):
         error_processors: Dynamic[Processors] = (),
         max_processor_retries: int = 3,
         require_tool_approval: ApprovalRule = False,
+        usage_limits: UsageLimits | None = None,
         pause_ttl: float | None = None,
         auto_resume: bool = False,
         hooks: Hooks | None = None,
+        completion: CompletionChecks | Sequence[Check] | None = None,
         agents: Mapping[str, Agent] | Sequence[Agent] = (),
         delegation: Delegation | None = None,
     ) -> None:
@@ -134,6 +141,8 @@ class Agent(Resumable, Networks):
         self.auto_resume = check_flag("auto_resume", auto_resume) or False
         self._chosen: weakref.WeakSet[TurnSource] = weakref.WeakSet()  # what a function gave as memory
         self.hooks = check_hooks(hooks)
+        self.completion = CompletionChecks.of(completion)
+        self.usage_limits = check_limits(usage_limits)
         self._team = Team(agents, delegation)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
@@ -222,6 +231,7 @@ class Agent(Resumable, Networks):
         auto_resume = self.auto_resume if call.auto_resume is None else call.auto_resume
         if auto_resume and memory is not None and call.paused is None and turn is not None and turn.writes:
             hand_over = await self._auto_resume(memory, call, emit)
+        spending = Spending.of(call.usage_limits or self.usage_limits, call.spending, call.paused)
         delegating: Delegating | None = None
         if self._team.agents:
             delegating = Delegating(self._team, memory, model, call.depth, instructions)
@@ -252,6 +262,8 @@ class Agent(Resumable, Networks):
             delegating=delegating,
             record=record_of(call) if call.paused is None else call.paused.state or {},
             hooks=call.hooks or self.hooks,
+            completion=call.completion or self.completion,
+            spending=spending,
         )
         state = RunState(plan, turn, emit)
         if delegating is not None:

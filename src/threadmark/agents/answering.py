@@ -179,7 +179,7 @@ class Answering:
         text = answer_text(_last_step(state.parts))
         if not self._inline:
             await self._structure(state, text)
-        elif state.reason == "max-steps":
+        elif state.reason in ("max-steps", "usage-limit"):
             self._give_up(ModelResponse(parts=()), _LAST)
         elif self._text is None and not self._gave_up:
             # A hook or a sub-agent ended the run; what stands there may be an answer.
@@ -240,7 +240,7 @@ class Answering:
             if limit.expired() and isinstance(error, TimeoutError):
                 raise TimeUpError from None
             raise ModelError(f"{model.name} failed: {describe_error(error)}") from error
-        state.usage += response.usage
+        state.spend(response.usage)
         return response
 
     async def _stream(self, model: Model, request: ModelRequest, run_id: str, emit: Emit) -> ModelResponse:

@@ -118,6 +118,8 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
     """One model call. Whatever goes wrong in it is a `ModelError`."""
     plan, model, guards = state.plan, state.model, state.guards
     limit = asyncio.timeout(plan.step_timeout)
+    if plan.spending is not None:
+        plan.spending.ask(1)
     try:
         texts = guards if guards is not None and guards.filters_text else None
         output, emit = state.output, state.live
@@ -141,6 +143,9 @@ async def _call(state: RunState, request: ModelRequest) -> ModelResponse:
         if limit.expired() and isinstance(error, TimeoutError):
             raise TimeUpError from None
         raise ModelError(f"{model.name} failed: {describe_error(error)}") from error
+    finally:
+        if plan.spending is not None:
+            plan.spending.ask(-1)
 
 
 def _learn(state: RunState, request: ModelRequest, response: ModelResponse) -> None:
@@ -165,7 +170,7 @@ def _counted(state: RunState, response: ModelResponse) -> ModelResponse:
             model=response.model or state.model.name,
             usage=response.usage if response.usage.requests or counts else response.usage + _ONE_REQUEST,
         )
-    state.usage = response.usage if state.usage.requests == 0 else state.usage + response.usage
+    state.spend(response.usage)
     return response
 
 

@@ -127,7 +127,7 @@ async def extract(
     except ModelError as error:
         log.warning("could not ask whether a message answers a suspended call: %s", type(error).__name__)
         return []
-    state.usage += response.usage if response.usage.requests else response.usage + Usage(requests=1)
+    state.spend(response.usage if response.usage.requests else response.usage + Usage(requests=1))
     given = {
         part.tool_name: part.args["data"]
         for part in reversed(response.parts)

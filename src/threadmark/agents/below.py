@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from ..models.base import Model
 from .delegating import Delegating, folded, wrapped
 from .delegation import DelegationStart
 from .events import ErrorEvent
+from .limits import spent_of
 from .pending import PendingCall, pending_calls
 from .request_context import RequestContext
 from .result import AgentResult
@@ -107,6 +109,7 @@ async def _decide(
         "resource": call.pause["resource"],
         "memory": source,
         "model": None if agent._model is not None else _model_below(state),
+        "spending": state.plan.spending,
         "context": await _delegating(state).shown(_start(state, call)),
     }
     try:
@@ -175,6 +178,21 @@ def _model_below(state: RunState) -> Model:
     delegating = state.plan.delegating
     model: Model = state.plan.model if delegating is None else delegating.model
     return model
+
+
+async def recount(state: RunState, own: dict[str, int]) -> None:
+    """Count what is used up anew, from what all runs of the tree have stored; `own` is of this decision."""
+    spending = state.plan.spending
+    if spending is None:
+        return
+    spending.own, usage = own, state.usage
+    for call in state.parts:
+        if isinstance(call, ToolPart) and delegates(call):
+            with contextlib.suppress(ConfigurationError):  # the sub-agent is gone; its call stays pending
+                _, source, run_id = await _below(state, call)
+                run = await source.open_runs.get(str((call.pause or {})["resource"]), run_id)
+                usage += Usage() if run is None else spent_of(run)
+    spending.rebase(usage)
 
 
 async def fold(state: RunState, below: Below) -> list[Part]:

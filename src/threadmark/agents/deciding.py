@@ -25,7 +25,7 @@ from .._tracing import Span
 from .._types import Json, Message, Part, Run, ToolPart, Usage
 from ..memory.runs import EXPIRED, decided, digest_of, is_as_stored, is_waiting, seals_of
 from ..memory.thread_spec import ThreadSpec
-from .below import Below, decide_below, decline_below, fold, split
+from .below import Below, decide_below, decline_below, fold, recount, split
 from .calls import as_json, check_arguments
 from .events import Emit
 from .loop import execute
@@ -105,7 +105,7 @@ async def _decide(
     clock = asyncio.get_running_loop().time
     timeout = check_seconds("timeout", options.get("timeout"))
     ends = None if timeout is None else clock() + timeout
-    below = Below()
+    below, own = Below(), dict[str, int]()
     nested: list[PendingCall] | None = None
     for attempt in range(ATTEMPTS):
         if ends is not None:
@@ -121,6 +121,7 @@ async def _decide(
             state = await agent._prepare(restored_call(run, owner, context, memory, options), emit)
             assert isinstance(state, RunState)
             _restore(state, run)
+            await recount(state, own)
             if not is_as_stored(run, state.parts):
                 await _check_latest(memory, owner, run)
             if nested is None:
@@ -135,6 +136,7 @@ async def _decide(
                     below.decided = True
                 continue  # what this run was has changed below
             state.parts = await fold(state, below)
+            await recount(state, own)
             if decision.targets or not below.decided:
                 state.parts = _apply(state, run, decision, by)
                 await decline_below(state, decision, by)
@@ -258,6 +260,7 @@ def _restore(state: RunState, run: Run) -> None:
     state.resumed = True
     state.message_id, state.parts, state.metadata = asked.id, list(asked.parts), asked.metadata
     state.usage = run.usage
+    state.bail = (run.state or {}).get("bail")
     state.step = state.told = int((run.state or {}).get("step", 1))
 
 
@@ -371,7 +374,7 @@ async def _hold(state: RunState, said: Sequence[Message]) -> tuple[Message, ...]
     """Write the decision, and claim the run with it if it was the last one. Returns what is stored."""
     turn = state.turn
     assert turn is not None
-    state.record = {**state.record, "calls": seals_of(state.parts)}
+    state.stored_record(calls=seals_of(state.parts))
     status: Literal["suspended", "running"] = "suspended" if state.is_paused else "running"
     task, cancelled = await finish(turn.hold([state.message(), *said], status, state.record, state.usage))
     if cancelled is not None:

@@ -102,6 +102,8 @@ class Delegating:
         assert state is not None
         if self.depth >= settings.max_depth:
             raise ToolFailure(f"The agent {key!r} was not called: delegations are {self.depth} deep already.")
+        if state.plan.spending is not None and (limit := state.plan.spending.reached()) is not None:
+            raise ToolFailure(f"The agent {key!r} was not called: the limit of {limit} is reached.")
         owner = None if context.resource_id is None else f"{context.resource_id}-{key}"
         thread = None if context.thread_id is None else f"{context.thread_id}-{new_id()}"
         stores = state.turn is not None and state.turn.writes
@@ -160,6 +162,7 @@ class Delegating:
             source=None if own or start.resource_id is None else self.source,
             model=call.model if agent._model is not None else self.model,
             depth=start.depth,
+            spending=state.plan.spending,
         )
 
     async def shown(self, start: DelegationStart) -> list[Message]:
@@ -186,7 +189,8 @@ class Delegating:
             raise SuspendSignal(None, waiting(start.key, result))
         assert self.state is not None
         self.state.usage += result.usage
-        if result.tripwire is not None or result.finish_reason in ("aborted", "error", "timeout"):
+        stopped = result.finish_reason == "usage-limit" and not result.text
+        if result.tripwire is not None or stopped or result.finish_reason in ("aborted", "error", "timeout"):
             error = RuntimeError(f"the run of agent {start.key!r} ended with {result.finish_reason!r}")
             raise await self._failed(start, error, result.usage)
         end = DelegationEnd(

@@ -68,7 +68,7 @@ async def suspend(
     """Store the turn as one that waits, then tell for what."""
     assert state.turn is not None
     turn, message = state.turn, state.message()
-    state.record = paused_record(state.record, message, state.step, turn.now())
+    state.record = paused_record(state.stored_record(), message, state.step, turn.now())
     stored, cancelled = await finish(
         turn.suspend([*state.earlier, message], state.record, state.plan.pause_ttl, state.usage)
     )
@@ -129,4 +129,5 @@ def make_result(state: RunState, saved: Sequence[Message]) -> AgentResult:
         object=None if state.output is None or message is None else state.output.object,
         is_fallback=state.output is not None and state.output.is_fallback,
         pending=pending_calls(state.parts) if state.reason == "suspended" else (),
+        completion=state.verdict,
     )

@@ -258,6 +258,20 @@ class StepFinishEvent(StreamEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionEvent(StreamEvent):
+    """Checks have judged the answer of a step. `max_steps_reached` says that the run ends all the same."""
+
+    type: ClassVar[Literal["is-task-complete"]] = "is-task-complete"
+    step: int
+    passed: bool
+    reason: str
+    results: list[dict[str, Json]]
+    duration: float
+    timed_out: bool
+    max_steps_reached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectEvent(StreamEvent):
     """What the answer's object holds so far, as JSON; not checked against its schema.
 
@@ -378,6 +392,7 @@ Event: TypeAlias = (
     | ToolDeniedEvent
     | ToolOutputEvent
     | FileEvent
+    | CompletionEvent
     | ObjectEvent
     | ObjectResultEvent
     | StepFinishEvent

@@ -15,14 +15,15 @@ from typing import TypeVar
 
 from .._codec import usage_from_dict
 from .._errors import ModelError, ProcessorError, TripwireError
-from .._types import Message, StepPart, TextPart, ToolPart
+from .._types import FinishReason, Message, StepPart, TextPart, ToolPart
 from ..processors.base import Tripwire
 from .answering import AskAgainError
 from .asking import ask, tell_parts
 from .below import leave_below
+from .completing import check_completion
 from .ending import commit, make_result, retract, suspend, wind_up, withhold
 from .events import StartEvent, StepFinishEvent, StepStartEvent
-from .hooks import judge_step, prepare
+from .hooks import StepVerdict, judge_step, prepare
 from .leases import stop_heartbeat
 from .memory_events import tell_status, telling
 from .opening import accept, go_on, reopen
@@ -145,6 +146,12 @@ async def _steps(state: RunState) -> None:
     plan, guards = state.plan, state.guards
     first = state.step + 1
     for state.step in range(first, plan.max_steps + 1):
+        if plan.spending is not None:
+            if plan.spending.reached() is not None:  # others of the tree have used it up
+                state.step -= 1
+                await _end_at_limit(state)
+                return
+            plan.spending.begin_step()
         state.feedback = []
         if guards is not None:
             guards.facts.step, guards.facts.retries = state.step, 0
@@ -187,7 +194,7 @@ async def _finish_step(state: RunState) -> bool:
     assert isinstance(step, StepPart)
     more = await _goes_on(state, mark, True, "tool-calls")
     if not more:
-        state.reason = "max-steps" if state.step == state.plan.max_steps else "stop"
+        state.reason = _reason(state, True, "stop")
         if state.bail is not None:
             _take_bail(state, state.bail)
         await _judge(state, retry=False)
@@ -212,10 +219,33 @@ async def _finish_step(state: RunState) -> bool:
 
 async def _goes_on(state: RunState, first: int, calls: bool, reason: str) -> bool:
     """Whether another step follows the one whose parts begin at `first`."""
+    spending = state.plan.spending
     room = state.step < state.plan.max_steps and state.bail is None
+    room = room and (spending is None or spending.reached() is None)
     verdict = await judge_step(state, first, reason, final=not (calls and room))
     state.guidance = None if verdict is None or verdict.stop else verdict.feedback
+    if not calls and reason == "stop" and state.bail is None and verdict in (None, StepVerdict()):
+        state.guidance = await check_completion(state, first, final=not room)
     return room and (calls or state.guidance is not None) and not (verdict is not None and verdict.stop)
+
+
+def _reason(state: RunState, calls: bool, reason: FinishReason) -> FinishReason:
+    """Why a run ends with this step."""
+    if not calls and (state.verdict is None or state.verdict.complete):
+        return reason
+    if state.step == state.plan.max_steps:
+        return "max-steps"
+    spending = state.plan.spending
+    return "usage-limit" if spending is not None and spending.reached() is not None else "stop"
+
+
+async def _end_at_limit(state: RunState) -> None:
+    """End before a step for which nothing is left."""
+    state.reason = "usage-limit"
+    await _judge(state, retry=False)
+    if state.output is not None:
+        await state.output.finish(state)
+    _tell_judged(state)
 
 
 def _take_bail(state: RunState, text: str) -> None:
@@ -258,8 +288,7 @@ async def _one_step(state: RunState) -> bool | None:
         reason = answer_reason(response.finish_reason)
         more = await _goes_on(state, first, bool(calls), "tool-calls" if calls else reason)
         if not more:
-            at_limit = state.step == plan.max_steps
-            state.reason = ("max-steps" if at_limit else "stop") if calls else reason
+            state.reason = _reason(state, bool(calls), reason)
             if state.bail is not None:
                 _take_bail(state, state.bail)
             await _judge(state, retry=not calls)

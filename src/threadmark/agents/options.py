@@ -15,7 +15,9 @@ from ..memory.thread_spec import ThreadSpec
 from ..memory.turn import Turn
 from ..processors.base import ProcessorLike
 from ..processors.pipeline import Entry, Kind, entries
+from .completion import Check, CompletionChecks
 from .hooks import Hooks, check_hooks
+from .limits import Spending, UsageLimits, check_limits
 from .output import Output
 from .plan import ApprovalRule
 from .prompts import Prompt, as_messages, with_speaker
@@ -67,6 +69,7 @@ class CallOptions(MemoryOptions, total=False):
     model: Instead of the agent's.
     settings: For the model, over the agent's, key by key.
     max_steps: Instead of the agent's.
+    usage_limits: `UsageLimits(...)` of the run and its sub-agents together; instead of the agent's.
     output: Answer with an object: a type, a JSON schema, or `Output(...)`; instead of the agent's. It is then
         the result's `object`.
     timeout: Seconds from the call after which model and tools are stopped. The run then ends normally, with
@@ -81,6 +84,7 @@ class CallOptions(MemoryOptions, total=False):
         agent's.
     auto_resume: Whether this message may answer a suspended call of the thread. Instead of the agent's.
     hooks: Instead of the agent's.
+    completion: Checks of whether the task is done, or `CompletionChecks(...)`; instead of the agent's.
     run_id: Makes the call repeatable: if this run was finished before, its stored answer is returned
         (`result.replayed`) and no model is asked. While it is under way, or with another prompt, a call with
         the same id raises `ConflictError` before any model or tool is called. A run that failed before it
@@ -97,6 +101,7 @@ class CallOptions(MemoryOptions, total=False):
     model: Dynamic[ModelLike] | None
     settings: Mapping[str, Json] | None
     max_steps: int | None
+    usage_limits: UsageLimits | None
     output: Any
     timeout: float | None
     step_timeout: float | None
@@ -108,6 +113,7 @@ class CallOptions(MemoryOptions, total=False):
     pause_ttl: float | None
     auto_resume: bool | None
     hooks: Hooks | None
+    completion: CompletionChecks | Sequence[Check] | None
     run_id: str | None
 
 
@@ -148,6 +154,10 @@ class Call:
     """The run that this call goes on with."""
     source: TurnSource | None = None
     """The memory that run is in."""
+    completion: CompletionChecks | None = None
+    usage_limits: UsageLimits | None = None
+    spending: Spending | None = None
+    """What the agent above has used of its limits."""
 
 
 def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) -> Call:
@@ -203,6 +213,8 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
         pause_ttl=check_seconds("pause_ttl", get("pause_ttl")),
         auto_resume=check_flag("auto_resume", get("auto_resume")),
         hooks=check_hooks(get("hooks")),
+        completion=CompletionChecks.of(get("completion")),
+        usage_limits=check_limits(get("usage_limits")),
     )
 
 

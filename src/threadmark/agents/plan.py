@@ -15,8 +15,10 @@ from .tools import ToolSet
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .completion import CompletionChecks
     from .delegating import Delegating
     from .hooks import Hooks
+    from .limits import Spending
 
 
 ApprovalRule: TypeAlias = bool | Callable[..., Any]
@@ -47,6 +49,9 @@ class Plan:
     guards: Pipeline | None = None
     output: Answering | None = None
     hooks: Hooks | None = None
+    completion: CompletionChecks | None = None
+    spending: Spending | None = None
+    """What is used up of the limits of this run and those above it."""
     require_approval: ApprovalRule = False
     """Which calls a person must approve, besides those whose tool says so."""
     pause_ttl: float | None = None

@@ -12,7 +12,9 @@ from .._tracing import current_traceparent
 from .._types import Json, Run, Speaker
 from ..memory.options import MemorySettings
 from ..memory.thread_spec import ThreadSpec
+from .completion import CompletionChecks
 from .hooks import check_hooks
+from .limits import UsageLimits, check_limits
 from .options import Call, TurnSource, check_processors, check_rule, check_seconds
 from .output import Output
 from .request_context import RequestContext
@@ -35,6 +37,8 @@ def record_of(call: Call) -> dict[str, Json]:
             options[name] = value
     if call.require_tool_approval is not None:
         options["require_tool_approval"] = bool(call.require_tool_approval)
+    if call.usage_limits is not None:
+        options["usage_limits"] = call.usage_limits.to_dict()
     if call.output is not None:
         options["output"] = call.output.to_json()
     if memory := _json_of({name: _plain(value) for name, value in call.memory.items()}):
@@ -80,6 +84,7 @@ def restored_call(
     output = given("output")
     if output is None and kept.get("output") is not None:
         output = Output.from_json(kept["output"])
+    limits = None if "usage_limits" not in kept else UsageLimits(**kept["usage_limits"])
     step_timeout = given("step_timeout") or kept.get("step_timeout")
     rule = check_rule(given("require_tool_approval"))
     return Call(
@@ -109,6 +114,9 @@ def restored_call(
         pause_ttl=kept.get("pause_ttl"),
         depth=kept.get("depth", 0),
         hooks=check_hooks(given("hooks")),
+        completion=CompletionChecks.of(given("completion")),
+        usage_limits=check_limits(given("usage_limits")) or limits,
+        spending=given("spending"),
         paused=run,
         source=source,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from .._codec import usage_from_dict
 from .._types import FinishReason, Json, Message, Part, ReasoningPart, StepPart, TextPart, ToolPart, Usage
 from ..memory.context import ContextReport
 from ..processors.base import Tripwire
 from .pending import PendingCall
+
+if TYPE_CHECKING:
+    from .completion import Verdict
 
 _FINISH_REASONS = frozenset(get_args(FinishReason))
 
@@ -44,12 +47,13 @@ class AgentResult:
     `message` is the answer, `None` when nothing was produced; `messages` are those of this run: what was
     new in the input, then the answer. Of a stored turn they are as stored, with `seq`. `context` says what
     the model saw. `usage` is summed over all model calls. `finish_reason` is the model's, or "max-steps",
-    "timeout", "aborted", "error", "suspended" or "tripwire". `pending` are the calls that a suspended run
-    waits for; `agent.approve`, `agent.decline` or `agent.resume` goes on with it. `tripwire` says why a
-    processor stopped the run; there are no messages then, nothing is stored, and what was blocked is nowhere
-    in the result. `replayed` is true when an earlier run with this `run_id` had given the answer; `context`
-    is then empty. With `output` the answer's object is `object`, and `is_fallback` says that no answer fitted
-    and this is what was to be given then.
+    "usage-limit", "timeout", "aborted", "error", "suspended" or "tripwire". `pending` are the calls that a
+    suspended run waits for; `agent.approve`, `agent.decline` or `agent.resume` goes on with it. `tripwire`
+    says why a processor stopped the run; there are no messages then, nothing is stored, and what was blocked
+    is nowhere in the result. `replayed` is true when an earlier run with this `run_id` had given the answer;
+    `context` is then empty. With `output` the answer's object is `object`, and `is_fallback` says that no
+    answer fitted and this is what was to be given then. `completion` is what checks said of the last answer,
+    if there are any.
     """
 
     run_id: str
@@ -66,6 +70,7 @@ class AgentResult:
     object: Any = None
     is_fallback: bool = False
     pending: tuple[PendingCall, ...] = ()
+    completion: Verdict | None = None
 
     @property
     def text(self) -> str:

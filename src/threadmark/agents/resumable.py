@@ -9,8 +9,10 @@ from .._errors import ConfigurationError, ValidationError
 from .._ids import check_id, check_text
 from .._sync import sync_twin
 from .._types import Json
+from .completion import Check, CompletionChecks
 from .deciding import NO_DATA, Decision, decide
 from .hooks import Hooks
+from .limits import UsageLimits
 from .options import Dynamic, Processors, TurnSource
 from .pending import PendingCall
 from .plan import ApprovalRule
@@ -35,9 +37,11 @@ class ResumeOptions(TypedDict, total=False):
     memory: Where the run is; by default the agent's memory, as it was chosen for the original call.
     model: Instead of that of the original call.
     output: The same; an `output` given as a type is plain JSON after a pause unless it is given again.
-    input_processors, output_processors, error_processors, hooks: Those of the original call, if it had its
-        own: they cannot be stored.
+    input_processors, output_processors, error_processors: Those of the original call, if it had its own: they
+        cannot be stored.
+    hooks, completion: The same.
     require_tool_approval: Instead of that of the original call, where a function counts as "always".
+    usage_limits: Instead of those of the original call. What was used before counts.
     timeout, step_timeout: Seconds, as in `CallOptions`.
     """
 
@@ -50,7 +54,9 @@ class ResumeOptions(TypedDict, total=False):
     output_processors: Dynamic[Processors] | None
     error_processors: Dynamic[Processors] | None
     hooks: Hooks | None
+    completion: CompletionChecks | Sequence[Check] | None
     require_tool_approval: ApprovalRule | None
+    usage_limits: UsageLimits | None
     timeout: float | None
     step_timeout: float | None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._ids import new_id
 from .._types import FinishReason, Json, Message, Part, StepPart, ToolPart, Usage
@@ -17,12 +17,16 @@ from ..models.base import ModelResponse
 from ..processors.base import FEEDBACK_ID, Tripwire
 from .calls import sound
 from .events import Emit, ToolDeniedEvent, ToolErrorEvent, ToolResultEvent
+from .limits import SPENT
 from .plan import Plan
 from .result import AgentResult
 from .streaming import StreamedAnswer
 
 RESUMED_ID = "resumed"
 GUIDANCE_ID = "guidance"
+
+if TYPE_CHECKING:
+    from .completion import Verdict
 
 GO_ON = """<resumed>
 The calls that waited for a person have their outcomes; they stand in the conversation above. Go on from there
@@ -85,6 +89,7 @@ class RunState:
         "tripwire",
         "turn",
         "usage",
+        "verdict",
     )
 
     def __init__(self, plan: Plan, turn: Turn | None, emit: Emit | None) -> None:
@@ -123,11 +128,28 @@ class RunState:
         self.parts: list[Part] = []
         self.answer: StreamedAnswer | None = None  # of the model call under way
         self.usage = Usage()
+        self.verdict: Verdict | None = None  # of checks, on the newest answer
         self.shrunk = False  # the prompt, after the provider refused it as too long
         self.step = 0
         self.stop: asyncio.CancelledError | None = None  # came while the run was claimed
         self.reason: FinishReason = "stop"
         self.tripwire: Tripwire | None = None
+
+    def spend(self, usage: Usage) -> None:
+        """Count the usage of a model call of this run."""
+        self.usage = usage if self.usage.requests == 0 else self.usage + usage
+        if self.plan.spending is not None:
+            self.plan.spending.add(usage)
+
+    def stored_record(self, **more: Json) -> Mapping[str, Json]:
+        """What is stored with the run, from here on, with `more` of where it stands."""
+        record = {**self.record, **more}
+        if self.plan.spending is not None:
+            record[SPENT] = self.plan.spending.to_dict()
+        if self.bail is not None:
+            record["bail"] = self.bail
+        self.record = record
+        return record
 
     def message(self) -> Message:
         """The answer as far as it is."""

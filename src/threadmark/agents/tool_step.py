@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .._errors import ConfigurationError
@@ -10,6 +10,7 @@ from .._types import Json, Message, ToolPart
 from ..memory.runs import seals_of
 from .approvals import needs_approval
 from .calls import check_arguments, run_calls
+from .events import ToolOutputEvent
 from .hooks import for_model
 from .settle import settle
 from .state import RunState
@@ -27,6 +28,7 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
         if state.resumed and state.turn is not None:
             # Stored before anything is run, so that a call that was begun is known to have been.
             await keep(state)
+    indexes = _within_limits(state, indexes)
     calls = [part for index in indexes if isinstance(part := state.parts[index], ToolPart)]
     seen: list[tuple[Message, ...]] = []
 
@@ -51,6 +53,7 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
             approved_by=_approver(pause),
             suspend_payload=pause.get("payload"),
             resume_data=data,
+            _tell=None if state.live is None else _teller(state, call),
         )
 
     def settled(index: int, outcome: ToolPart) -> None:
@@ -76,6 +79,43 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
         check_durable(state)
 
 
+def _within_limits(state: RunState, indexes: list[int]) -> list[int]:
+    """Those calls that the run may still make. The others are over, and their outcome says why."""
+    spending = state.plan.spending
+    if spending is None:
+        return indexes
+    free: list[int] = []
+    for index in indexes:
+        call = state.parts[index]
+        assert isinstance(call, ToolPart)
+        again = (call.pause or {}).get("kind") == "suspension"  # it was counted when it suspended
+        limit = None if again else spending.take_tool_call()
+        if limit is None:
+            free.append(index)
+            continue
+        why = f"The call was not made: the limit of {limit} tool calls is reached. Answer with what you have."
+        state.parts[index] = outcome = replace(call, state="error", error=why)
+        state.tell(outcome)
+    return free
+
+
+def _teller(state: RunState, call: ToolPart) -> Callable[[Mapping[str, Json]], None]:
+    """Tells events of what a call runs, as those of the call."""
+
+    def tell(output: Mapping[str, Json]) -> None:
+        if state.live is not None:
+            state.live(
+                ToolOutputEvent(
+                    run_id=state.plan.run_id,
+                    tool_call_id=call.tool_call_id,
+                    tool_name=call.tool_name,
+                    output=output,
+                )
+            )
+
+    return tell
+
+
 def _approver(pause: Mapping[str, Json]) -> str | None:
     approval = pause.get("approval", pause)
     return approval.get("by") if approval.get("decision") == "approved" else None
@@ -88,8 +128,7 @@ async def keep(state: RunState) -> None:
     if state.judged:
         messages = [*state.earlier, state.message()] if state.parts else list(state.earlier)
         if state.parts:
-            calls = seals_of(state.parts)
-            state.record = {**state.record, "message": state.message_id, "step": state.step, "calls": calls}
+            state.stored_record(message=state.message_id, step=state.step, calls=seals_of(state.parts))
     await settle(state.turn.hold(messages, "running", state.record, state.usage))
 
 

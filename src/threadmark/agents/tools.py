@@ -8,7 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 from .._codec import to_json
@@ -52,6 +52,8 @@ class ToolContext:
     approved_by: str | None = None
     suspend_payload: Json = None
     resume_data: Any = None
+    _tell: Callable[[Mapping[str, Json]], None] | None = field(default=None, repr=False, compare=False)
+    """Tells an event of what the tool runs; `None` when nobody listens."""
 
     def suspend(self, payload: Json = None) -> NoReturn:
         """Stop here and wait for an answer to `payload` (JSON), perhaps for days and in another process.
@@ -251,7 +253,12 @@ def build_tool(
 ) -> Tool:
     """The tool of `function`; see `tool`."""
     if isinstance(function, Tool) or not callable(function):
-        raise ConfigurationError(f"a tool must be a function, not {function!r}")
+        hint = ""
+        if hasattr(function, "definition") and hasattr(function, "resume"):
+            hint = "; a workflow becomes one with .tool()"
+        elif hasattr(function, "generate"):
+            hint = "; an agent is given as agents=[...]"
+        raise ConfigurationError(f"a tool must be a function, not {function!r}{hint}")
     name = getattr(function, "__name__", "") if name is None else name
     if not _NAME.match(name):
         raise ConfigurationError(

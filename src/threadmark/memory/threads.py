@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from .._errors import NotFoundError, ValidationError
@@ -39,6 +40,7 @@ from ..stores.base import (
     NewThread,
     OrderField,
     Scalar,
+    SpeakerErasure,
     ThreadChange,
     ThreadHit,
     ThreadQuery,
@@ -46,6 +48,7 @@ from ..stores.base import (
 )
 from ._inputs import MessageInput, to_messages
 from .working import WorkingMemoryHandle
+from .working.draft import without_participant
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -227,6 +230,28 @@ class ThreadHandle:
         `scrub=False` leaves the bytes for the database to overwrite, and is faster on a large file.
         """
         return await self._store.erase(self._resource, thread_id=self.id, now=self._memory.now(), scrub=scrub)
+
+    async def erase_speaker(self, speaker: str, *, scrub: bool = True) -> ErasureReceipt:
+        """Delete what the speaker with this id said in this thread, and everything derived from that.
+
+        In one transaction go: the speaker's messages, their index entries and vectors; observations that
+        come from them, are said to be the speaker's, or stand for such; versions of working memory that
+        the speaker's turns made, and the line that lists the speaker as a participant (the owner's own
+        working memory keeps that while the speaker has messages in another thread); what such turns' runs
+        kept, so that one that waits is aborted; and a title that a model gave the thread. What others said,
+        the assistant's answers, later versions of working memory, and clones of the thread stay, whatever
+        they may repeat.
+
+        An unknown speaker or thread is an empty receipt. `scrub` as in `erase`. Raises `ConfigurationError`
+        where the store cannot.
+        """
+        erasure = SpeakerErasure(
+            thread_id=self.id,
+            speaker_id=check_id("speaker", speaker),
+            now=self._memory.now(),
+            clean=partial(without_participant, speaker_id=speaker),
+        )
+        return await self._store.erase_speaker(self._resource, erasure, scrub=scrub)
 
     # -- messages ------------------------------------------------------------------------------------
 
@@ -426,6 +451,7 @@ class ThreadHandle:
     update_sync = sync_twin(update)
     delete_sync = sync_twin(delete)
     erase_sync = sync_twin(erase)
+    erase_speaker_sync = sync_twin(erase_speaker)
     save_sync = sync_twin(save)
     messages_sync = sync_twin(messages)
     message_sync = sync_twin(message)

@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 from .._errors import ConflictError
 from .._tracing import span
 from .._types import FinishReason, Json, Message, Run, RunStatus, Thread, Usage
-from ..stores.base import (
-    RunWrite,
-    Store,
-    TurnReceipt,
-    TurnState,
-    TurnWrite,
-    Window,
-)
+from ..stores.base import RunWrite, Store, TurnReceipt, TurnState, TurnWrite, Window
 from .context import Layers, Prompt, build_prompt
 from .context.render import SPEAKERS, context_part, render_memory, render_memory_update, shown_version
 from .counting import Counters, TurnCounts
@@ -32,9 +25,7 @@ from .runs import HANDED, LEASE
 from .thread_spec import ThreadSpec
 from .tools import MemoryTool
 from .tracing import tell_prompt, tell_written, writing
-from .turn_input import (
-    without_context,
-)
+from .turn_input import without_context
 
 if TYPE_CHECKING:
     from ..models.base import Model

@@ -196,6 +196,7 @@ class FaultyStore(Store):
     list_working_memory = _through(Store.list_working_memory)
     write_working_memory = _through(Store.write_working_memory)
     erase = _through(Store.erase)
+    erase_speaker = _through(Store.erase_speaker)
     list_owners = _through(Store.list_owners)
     find_owners = _through(Store.find_owners)
     recall_state = _through(Store.recall_state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .._types import Json
 from ..agents.calls import describe_error
 from .events import OnWorkflowEvent, WorkflowEvent
 from .journal import DIED, Journal, WorkflowPause, WorkflowStep
+from .signals import Bail, Lost, Suspended
 from .values import Shape
 from .work import as_function, check_seconds, digest_of, outcome_of, result_type
 
@@ -24,30 +26,6 @@ log = logging.getLogger("threadmark.workflows")
 
 _inside: contextvars.ContextVar[Any] = contextvars.ContextVar("threadmark_workflow_step", default=None)
 """The context whose step is being executed here."""
-
-
-class Suspended(BaseException):
-    """Ends the function of a run that waits for an answer. Not an `Exception`, so that nobody catches it."""
-
-
-class Lost(BaseException):
-    """Ends the function of a run that must not go on here. Not an `Exception`: whoever caught it would go on.
-
-    `ours`: nobody else has the run; its function does not fit what is recorded.
-    """
-
-    def __init__(self, error: ConflictError, *, ours: bool = False) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.ours = ours
-
-
-class Bail(BaseException):
-    """Ends the function of a run early, as a success."""
-
-    def __init__(self, output: Any) -> None:
-        super().__init__("a workflow ended early")
-        self.output = output
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +222,9 @@ class WorkflowContext:
         others are waited for and recorded, and then the run waits, for all that suspended.
         """
         self._check_outside()
+        for step in steps:
+            if not inspect.isawaitable(step):
+                raise ValidationError(f"parallel takes steps, as ctx.step(...) gives them, not {step!r}")
         done = await asyncio.gather(*[_settled(step) for step in steps])
         for kind in (Lost, Exception, BaseException):
             for outcome in done:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import typing
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from .._errors import ConfigurationError, ConflictError, NotFoundError, ThreadmarkError, ValidationError
-from .._ids import check_id, new_id
+from .._ids import check_id, check_text, new_id
 from .._sync import sync_twin
 from .._tracing import span
 from .._types import Json, Run
@@ -20,9 +19,11 @@ from ..agents.deciding import NO_DATA
 from ..agents.tools import Tool, build_tool
 from ..memory.runs import has_lapsed
 from ..models.base import ToolDefinition
-from .context import Bail, Lost, Suspended, WorkflowContext
+from .context import WorkflowContext
 from .events import OnWorkflowEvent
 from .journal import AGENT, Journal, WorkflowPause, WorkflowStep
+from .signals import Bail, Lost, Status, Suspended, ended_by, first_of
+from .signature import hints_of, inputs_of
 from .values import Shape
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 _OWN = ("memory", "resource", "thread", "run_id", "on_event")
 """Arguments of `Workflow.run` that are not the function's."""
-
-Status: TypeAlias = Literal["running", "finished", "suspended", "failed", "aborted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +75,11 @@ class Workflow:
             )
         self.function = function
         self.memory = memory
-        described = build_tool(_inputs(function, parameters), name=name, description=description)
+        described = build_tool(inputs_of(function, parameters), name=name, description=description)
         self.name = described.name
         self.description = described.description
         self.definition: ToolDefinition = described.definition
-        self.returns: Any = _hints(function).get("return")
+        self.returns: Any = hints_of(function).get("return")
         self.validate = described.validate
         self._output = Shape(self.returns)
 
@@ -179,6 +178,32 @@ class Workflow:
             return None
         return self._stored(run)
 
+    async def cancel(
+        self, run_id: str, *, memory: Memory | None = None, resource: str, reason: str | None = None
+    ) -> WorkflowResult:
+        """End a run that waits, or whose process died, as "aborted"; `reason` is kept as its `error`.
+
+        Raises `NotFoundError` for an unknown run or another owner's, and `ConflictError` for one that is
+        under way or over.
+        """
+        memory = memory or self.memory
+        if memory is None:
+            raise ConfigurationError(f"workflow {self.name!r} has no memory; give cancel(memory=...)")
+        owner = check_id("resource", resource)
+        run = await memory.store.get_run(owner, check_id("run", run_id))
+        if run is None or not self._is_mine(run):
+            raise NotFoundError(f"workflow {self.name!r} has no run {run_id!r}")
+        if run.status == "running" and not has_lapsed(run, memory.now()):
+            raise ConflictError(f"workflow run {run_id!r} is under way")
+        if run.status not in ("running", "suspended"):
+            raise ConflictError(f"workflow run {run_id!r} is {run.status} already")
+        error = "the run was cancelled" if reason is None else check_text("reason", reason)
+        await Journal.of(memory, owner, run).write("aborted", finish_reason="aborted", error=error)
+        result = await self.get(run_id, memory=memory, resource=owner)
+        if result is None:
+            raise NotFoundError(f"workflow {self.name!r} has no run {run_id!r}")
+        return result
+
     def tool(self) -> Tool:
         """This workflow as a tool called `workflow-<name>`, for `Agent(tools=[...])`."""
         from .tool import workflow_tool
@@ -188,6 +213,7 @@ class Workflow:
     run_sync = sync_twin(run)
     resume_sync = sync_twin(resume)
     get_sync = sync_twin(get)
+    cancel_sync = sync_twin(cancel)
 
     # -- one run -------------------------------------------------------------------------------------
 
@@ -287,18 +313,18 @@ class Workflow:
         try:
             return "finished", await self.function(context, *positional, **named), None
         except (Lost, Bail, Suspended) as signal:
-            return _ended_by(signal)
+            return ended_by(signal)
         except asyncio.CancelledError as error:
             return "aborted", None, error
         except Exception as error:
             return "failed", None, error
         except BaseExceptionGroup as group:  # of a task group
             for kind in (Lost, Exception, Bail, Suspended):
-                found = _first(group, kind)
+                found = first_of(group, kind)
                 if isinstance(found, Exception):
                     return "failed", None, group.subgroup(Exception)
                 if found is not None:
-                    return _ended_by(found)
+                    return ended_by(found)
             raise
 
     async def _end(self, journal: Journal, status: Status, error: str | None, output: Json) -> None:
@@ -455,50 +481,9 @@ def workflow(
     return Workflow(function, name=name, description=description, memory=memory)
 
 
-def _ended_by(signal: BaseException) -> tuple[Status, Any, BaseException | None]:
-    """How a run ends whose function was left by `signal`."""
-    if isinstance(signal, Bail):
-        return "finished", signal.output, None
-    if isinstance(signal, Suspended):
-        return "suspended", None, None
-    return "running", None, signal
-
-
-def _first(group: BaseExceptionGroup[BaseException], kind: type[BaseException]) -> BaseException | None:
-    """An exception of a group that is of `kind`."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            error_ = _first(error, kind)
-            if error_ is not None:
-                return error_
-        elif isinstance(error, kind):
-            return error
-    return None
-
-
 def _check_listener(on_event: Any) -> None:
     if on_event is not None and (not callable(on_event) or inspect.iscoroutinefunction(on_event)):
         raise ConfigurationError(f"on_event must be a plain function, not {on_event!r}")
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise ConfigurationError(f"cannot read the types of workflow {function!r}: {error}") from None
-
-
-def _inputs(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
-    """A stand-in for `function` without its context: what a model is told, and what checks the input."""
-
-    async def described(*args: Any, **kwargs: Any) -> Any: ...
-
-    hints = _hints(function)
-    described.__name__ = getattr(function, "__name__", "workflow")
-    described.__doc__ = function.__doc__
-    described.__annotations__ = {p.name: hints[p.name] for p in parameters[1:] if p.name in hints}
-    described.__signature__ = inspect.Signature(parameters[1:])  # type: ignore[attr-defined]
-    return described
 
 
 @contextlib.asynccontextmanager

@@ -33,5 +33,15 @@ class WorkflowEvent:
     step: str | None = None
     data: Mapping[str, Json] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Json]:
+        """The event as a JSON object."""
+        return {
+            "type": self.type,
+            "run_id": self.run_id,
+            "workflow": self.workflow,
+            "step": self.step,
+            "data": dict(self.data),
+        }
+
 
 OnWorkflowEvent: TypeAlias = Callable[[WorkflowEvent], None]

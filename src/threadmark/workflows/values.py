@@ -54,7 +54,9 @@ class Shape:
             to_json(plain, "value")
             return plain
         except (pydantic.ValidationError, pydantic_core.PydanticSerializationError, ValueError) as error:
-            raise ValidationError(str(error).partition("\n")[0]) from None
+            lines = [line.strip() for line in str(error).splitlines()]
+            reason = next((line for line in lines if line and not line.endswith("warnings:")), "")
+            raise ValidationError(reason[:500]) from None
 
     def restore(self, plain: Json) -> Any:
         """The value of its JSON. Raises `ValidationError` that names each field that does not fit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import inspect
@@ -10,9 +11,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._codec import to_json
-from .._errors import ConfigurationError, ThreadmarkError, ValidationError, WorkflowStepError
+from .._errors import (
+    ConfigurationError,
+    ConflictError,
+    ThreadmarkError,
+    ValidationError,
+    WorkflowStepError,
+)
 from .._ids import MAX_ID_BYTES
 from .._sync import in_thread
+from ..agents.request_context import RequestContext
+from ..agents.result import AgentResult
+
+POLL = 1.0
+"""Seconds between looks at a call that another process is making, or was making when it died."""
 
 
 async def outcome_of(call: Callable[[], Any], key: str) -> Any:
@@ -29,9 +41,7 @@ def as_function(work: Any, key: str, run_id: str, kwargs: dict[str, Any]) -> Cal
     if _is_agent(work):
 
         async def ask(*args: Any, **options: Any) -> Any:
-            # Executed again after a crash it gets the stored answer.
-            options.setdefault("run_id", _run_of_step(run_id, key))
-            result = await work.generate(*args, **options)
+            result = await _asked(work, args, options, run_id, key)
             if result.finish_reason == "suspended":
                 raise ConfigurationError("an agent that waits for a person cannot be a step; suspend the run")
             if result.tripwire is not None:
@@ -61,6 +71,47 @@ def as_function(work: Any, key: str, run_id: str, kwargs: dict[str, Any]) -> Cal
     if not callable(function):
         raise ValidationError(f"step {key!r} needs a function, not {work!r}")
     return function  # type: ignore[no-any-return]
+
+
+async def _asked(
+    agent: Any, args: tuple[Any, ...], options: dict[str, Any], run_id: str, key: str
+) -> AgentResult:
+    """An agent's answer, stored once: executed again after a crash, a step gets the answer that there is.
+
+    A call whose process died is made again, as the step is: under another id, when the dead one's lease is
+    over. Whatever its tools did until then they may do again.
+    """
+    if "run_id" in options:
+        result: AgentResult = await agent.generate(*args, **options)
+        return result
+    attempt = 1
+    while True:
+        id_ = _run_of_step(run_id, key if attempt == 1 else f"{key}~{attempt}")
+        try:
+            result = await agent.generate(*args, **options, run_id=id_)
+        except ConflictError:
+            if not await _is_under_way(agent, options, id_):
+                raise
+            await _wait()
+            continue
+        if not (result.replayed and result.finish_reason == "aborted"):
+            return result
+        attempt += 1
+
+
+async def _wait() -> None:
+    await asyncio.sleep(POLL)
+
+
+async def _is_under_way(agent: Any, options: Mapping[str, Any], run_id: str) -> bool:
+    """Whether the call is being made, or seems to be: then its process may have died just now."""
+    context = options.get("request_context")
+    owner = getattr(context, "resource", None) or options.get("resource")
+    if owner is None:
+        return False
+    user = options.get("memory") or await agent._choose_memory(context or RequestContext())
+    run = await user.open_runs.get(owner, run_id)
+    return run is not None and run.status == "running"
 
 
 def result_type(work: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -43,6 +43,7 @@ async def ask_object(
     spent: Spent,
     partial: Callable[[Json], None] | None = None,
     check: Callable[[Any], str | None] | None = None,
+    role: str = "router",
 ) -> Any:
     """An object of `model`, asked for again while it does not fit. Raises `ModelError` if none does.
 
@@ -54,7 +55,7 @@ async def ask_object(
         if problem:
             told.append(Message.user(f"Your last answer did not fit: {escape(problem)}. Answer again."))
         asked = output.ask(ModelRequest(messages=told, instructions=instructions, settings=settings), mode)
-        response = await _whole(model, asked, output, partial)
+        response = await _whole(model, asked, output, partial, role)
         spent.add(response.usage)
         try:
             made = output.read(answer_text(without_answer_call(response.parts)))[0]
@@ -68,9 +69,13 @@ async def ask_object(
 
 
 async def _whole(
-    model: Model, request: ModelRequest, output: Output, partial: Callable[[Json], None] | None
+    model: Model,
+    request: ModelRequest,
+    output: Output,
+    partial: Callable[[Json], None] | None,
+    role: str,
 ) -> ModelResponse:
-    with chat(model, request, stream=partial is not None, role="router") as asked:
+    with chat(model, request, stream=partial is not None, role=role) as asked:
         if partial is None:
             return asked.answered(await model.request(request))
         seen = Partials(output)

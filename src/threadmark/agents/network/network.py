@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from ..._errors import ConfigurationError, ValidationError
+from ..._errors import ApprovalError, ConfigurationError, ValidationError
 from ..._ids import check_choice, check_count, check_id
 from ..._types import Json, Message, Speaker, StepPart, ToolPart, Usage
 from ...models.base import Model
 from .. import resumable
 from ..agent import Agent
+from ..completion import Check, name_of
 from ..deciding import decide
 from ..events import Emit
 from ..options import Call, ThreadLike, check_seconds
@@ -24,7 +25,6 @@ from ..result import AgentResult
 from ..state import RunState
 from ..stream import AgentStream
 from ..tools import tool_name
-from .completion import Check, name_of
 from .events import NetworkEvent, Primitive
 from .router import Choice, Progress, Router
 from .translate import Translator
@@ -287,7 +287,7 @@ class NetworkAgent(Agent):
             targets = calls
             if targets is None and what != "resume":
                 where = {k: v for k, v in checked.items() if k in ("resource", "request_context", "memory")}
-                targets = (await self.runs.get(run_id, **where)).pending
+                targets = _only((await self.runs.get(run_id, **where)).pending, run_id, what)
             if what == "approve":
                 decision = resumable.approval(targets, arguments["args"])
             elif what == "decline":
@@ -339,6 +339,17 @@ class NetworkAgent(Agent):
             "result": result.text if result.status == "finished" else None,
             "iteration": max(self.progress.iteration, len(result.steps)),
         }
+
+
+def _only(pending: Sequence[PendingCall], run_id: str, what: str) -> PendingCall:
+    """The one call that a decision can be on. Raises `ApprovalError` for none, `ValidationError` for more."""
+    found = [call for call in pending if what == "decline" or call.kind == "approval"]
+    if not found:
+        raise ApprovalError(f"run {run_id!r} waits for no approval (any more)")
+    if len(found) > 1:
+        ids = ", ".join([repr(call.tool_call_id) for call in found])
+        raise ValidationError(f"several calls wait ({ids}); name those that are meant")
+    return found[0]
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

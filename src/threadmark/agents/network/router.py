@@ -25,10 +25,10 @@ from ...models.base import (
     PartStarted,
     ResponseEnded,
 )
+from ..completion import Check, Completion, Verdict, judge
 from ..output import Output
 from ..state import RunState
 from .asking import Spent, ask_object
-from .completion import Check, Completion, Verdict, judge
 from .events import Primitive, Tell
 from .talk import Talk
 

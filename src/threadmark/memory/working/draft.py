@@ -128,6 +128,17 @@ def with_participant(text: str, speaker: Speaker) -> str:
     return text.rstrip("\n") + ("\n" if text else "") + f"## Participants\n{entry}\n"
 
 
+def without_participant(text: str, speaker_id: str) -> str:
+    """`text` without the line that `with_participant` makes for a speaker."""
+    mark = f"(id {_line(speaker_id)}"
+    lines = text.splitlines(keepends=True)
+    return "".join(
+        line
+        for line in lines
+        if not (line.startswith("- ") and any(mark + end in line for end in (")", ",")))
+    )
+
+
 def _line(text: str) -> str:
     """On one line and without parentheses, so that a name cannot add a heading, nor pass for another id."""
     return " ".join(visible(text).split()).translate(_BRACKETS)

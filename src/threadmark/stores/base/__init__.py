@@ -61,7 +61,16 @@ from ._recall import (
     ThreadHit,
 )
 from ._store import Store
-from ._threads import CloneRequest, Direction, NewThread, OrderField, Scalar, ThreadChange, ThreadQuery
+from ._threads import (
+    CloneRequest,
+    Direction,
+    NewThread,
+    OrderField,
+    Scalar,
+    SpeakerErasure,
+    ThreadChange,
+    ThreadQuery,
+)
 from ._turns import (
     RunWrite,
     TurnQuery,
@@ -120,6 +129,7 @@ __all__ = [
     "Scalar",
     "Source",
     "SpaceState",
+    "SpeakerErasure",
     "Store",
     "ThreadChange",
     "ThreadHit",

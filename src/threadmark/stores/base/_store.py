@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
+from ..._errors import ConfigurationError
 from ..._types import (
     ErasureReceipt,
     Message,
@@ -21,7 +22,7 @@ from ._observation_search import ObservationSearchStore
 from ._observations import ObservationStore
 from ._recall import RecallStore
 from ._runs import RunStore
-from ._threads import CloneRequest, NewThread, ThreadChange, ThreadQuery
+from ._threads import CloneRequest, NewThread, SpeakerErasure, ThreadChange, ThreadQuery
 from ._turns import TurnQuery, TurnReceipt, TurnState, TurnWrite, WorkingMemoryWrite
 
 
@@ -160,6 +161,19 @@ class Store(RecallStore, ObservationStore, ObservationSearchStore, RunStore, ABC
         With `scrub` the bytes are gone from the database's files when it returns, where the store has that
         capability; the receipt says so.
         """
+
+    async def erase_speaker(
+        self, owner: str, erasure: SpeakerErasure, *, scrub: bool = True
+    ) -> ErasureReceipt:
+        """Remove one speaker of a thread, with everything derived from what the speaker said there.
+
+        These go, in one transaction: the speaker's messages with their index entries and vectors; each
+        observation that comes from one of them, or is of the speaker; each version of the thread's and the
+        owner's working memory that a turn of the speaker made; the state of such turns' runs; and a title
+        that a model gave the thread. Other people's and the assistant's messages stay. `scrub` as in `erase`.
+        Optional: stores with observations have it; others raise `ConfigurationError`.
+        """
+        raise ConfigurationError(f"{type(self).__name__} cannot erase one speaker of a thread")
 
     @abstractmethod
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:

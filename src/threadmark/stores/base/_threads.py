@@ -92,3 +92,17 @@ class CloneRequest:
     def __post_init__(self) -> None:
         if self.last is not None:
             check_count("last", self.last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerErasure:
+    """Which speaker of which thread is to be forgotten, at `now`.
+
+    `clean` makes of each version of working memory that stays what may stay of it. It is applied to the
+    owner's own working memory only if the speaker has no message in another of the owner's threads.
+    """
+
+    thread_id: str
+    speaker_id: str
+    now: datetime
+    clean: Callable[[str], str] | None = None

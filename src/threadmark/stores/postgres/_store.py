@@ -31,6 +31,7 @@ from ..base import (
     MessageChange,
     MessageQuery,
     NewThread,
+    SpeakerErasure,
     Store,
     ThreadChange,
     ThreadQuery,
@@ -40,6 +41,7 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
+from ..sqlite import _speaker_erase
 from . import (
     _erase,
     _messages,
@@ -344,6 +346,22 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
             # A transaction of its own: it waits for those who may be waiting for the rows that went.
             await self._engine.transact(lambda db: _recall_spaces.forget_owner(db, names, owner), owner)
         return receipt
+
+    async def erase_speaker(
+        self, owner: str, erasure: SpeakerErasure, *, scrub: bool = True
+    ) -> ErasureReceipt:
+        check_id("resource", owner)
+        names = self._names
+
+        def job(db: Session) -> ErasureReceipt:
+            db.rows(*_threads.lock_owner(names, owner))
+            prepared = _speaker_erase.prepare(_observations.spoken(db, names, locking=True), owner, erasure)
+            db.rows(*_threads.forget_if_bare(names, owner))
+            if prepared.ids:
+                _messages.delete(db, names, owner, erasure.thread_id, prepared.ids, erasure.now)
+            return prepared.receipt
+
+        return await self._engine.transact(job, owner, patient=True)
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)

@@ -6,7 +6,7 @@ Every function runs inside a transaction that the engine opened.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ..._codec import from_json, to_json
@@ -37,23 +37,26 @@ def rehide(db: Connection, number: int, keys: Iterable[int]) -> None:
     )
 
 
-def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> int:
+def forget(
+    db: Connection, number: int, seqs: Iterable[int], *, gone: bool, besides: Sequence[int] = ()
+) -> int:
     """Remove what was noted about messages that are deleted (`gone`) or whose content changed.
 
     Each row that cites one goes, with every summary over it; the other messages that it cited become gaps.
     A row that cites nothing may rest on any message of its range, and goes with the first of them.
-    Called before the messages' own rows go. Returns the number of rows removed.
+    `besides` are keys of rows that go in any case. Called before the messages' own rows go. Returns the
+    number of rows removed.
     """
     changed = list(seqs)
     log = db.execute(
         "SELECT observed_seq, hints, extracted FROM observation_logs WHERE thread_number = ?", (number,)
     )
-    if not log or not changed:
+    if not log or not (changed or besides):
         return 0
     observed, hints, extracted = log[0]
     base = first_key(number)
     touched = [seq for seq in changed if seq <= observed]
-    if not touched:
+    if not touched and not besides:
         return 0
     messages = to_json([base + seq for seq in touched])
     # A note that there is nothing to note says nothing of a message but its name.
@@ -76,7 +79,7 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
             "  UNION SELECT c.summary_key FROM observation_children AS c "
             "    JOIN doomed ON doomed.key = c.child_key"
             ") SELECT key FROM doomed",
-            (to_json([*citing, *_unsourced(db, number, touched)]),),
+            (to_json([*citing, *besides, *_unsourced(db, number, touched)]),),
         )
     ]
     doomed += [
@@ -118,7 +121,7 @@ def forget(db: Connection, number: int, seqs: Iterable[int], *, gone: bool) -> i
         else:
             db.execute("INSERT OR REPLACE INTO observation_gaps VALUES (?, ?, 0)", (number, seq))
     # What was said of the whole so far may rest on the message too.
-    first = min(touched)
+    first = min(touched, default=1)
     if from_json(hints).get("seq", 0) >= first:
         hints = "{}"
     kept = {name: value for name, value in from_json(extracted).items() if value[1] < first}

@@ -29,6 +29,7 @@ from ..base import (
     MessageChange,
     MessageQuery,
     NewThread,
+    SpeakerErasure,
     Store,
     ThreadChange,
     ThreadQuery,
@@ -38,7 +39,18 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
-from . import _erase, _messages, _migrations, _recall, _recall_index, _runs, _threads, _turns, _working
+from . import (
+    _erase,
+    _messages,
+    _migrations,
+    _recall,
+    _recall_index,
+    _runs,
+    _speaker_erase,
+    _threads,
+    _turns,
+    _working,
+)
 from ._driver import Connect, Connection, find_driver
 from ._engine import Engine
 from ._observation_operations import ObservationOperations
@@ -318,8 +330,24 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
     ) -> ErasureReceipt:
         check_id("resource", owner)
         receipt = await self._engine.write(lambda db: _erase.erase(db, owner, thread_id, now))
-        if not scrub:
-            return receipt
+        return await self._scrubbed(receipt) if scrub else receipt
+
+    async def erase_speaker(
+        self, owner: str, erasure: SpeakerErasure, *, scrub: bool = True
+    ) -> ErasureReceipt:
+        check_id("resource", owner)
+
+        def job(db: Connection) -> ErasureReceipt:
+            prepared = _speaker_erase.prepare(db, owner, erasure)
+            if prepared.ids:
+                _messages.delete(db, owner, erasure.thread_id, prepared.ids, erasure.now)
+            return prepared.receipt
+
+        receipt = await self._engine.write(job)
+        return await self._scrubbed(receipt) if scrub else receipt
+
+    async def _scrubbed(self, receipt: ErasureReceipt) -> ErasureReceipt:
+        """The receipt, once every byte of what was removed is gone too, if that can be."""
         if not receipt.removed and not self._unscrubbed:
             # Nothing to remove is no reason to rewrite a file; an earlier scrub may still wait for the log.
             return replace(receipt, scrubbed=await self._engine.write(_erase.empty_log, "exclusive"))

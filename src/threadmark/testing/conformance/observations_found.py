@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,14 +12,17 @@ from ...stores.base import (
     Activation,
     Claim,
     Embedded,
+    MessageQuery,
     ObservationAnswer,
     ObservationQuery,
     ObservationSearch,
     RecallFilter,
     RecallQuery,
     Source,
+    SpeakerErasure,
     Store,
 )
+from ._dump import dump
 from ._expect import holds, refuses, same
 from ._harness import Harness
 from ._observing import condense, observe, row, state, summary
@@ -426,3 +430,77 @@ async def before_recall(h: Harness) -> None:
     await store.add_space(SPACE, DIMENSION, h.clock())
     await drained(store, h)
     await like_new(store, h)
+
+
+@behaviour("observations found: one speaker of a thread is erased with what comes from them", needs=NEEDS)
+async def one_speaker(h: Harness) -> None:
+    store = await talked(h, space=True)
+    for owner in ("ann", "bob"):
+        await noted(store, h, owner)
+    await store.write_turn(
+        "ann",
+        h.turn(
+            "t1",
+            [
+                h.message("the lantern is mine", id="q1", speaker=BEN, run_id="r1"),
+                h.message("so it is", id="q2", role="assistant", run_id="r1"),
+            ],
+            run=h.run("r1", error="no lantern"),
+            working_memory=h.remember("- Ben (id b1)\nowns a lantern", if_version=0, run_id="r1"),
+        ),
+    )
+    await store.write_working_memory(
+        "ann", h.remember("keeps bees\n- Ben (id b1)\n", if_version=1), h.clock()
+    )
+    await drained(store, h)
+    theirs = await dump(store, "bob")
+
+    def clean(text: str) -> str:
+        return "".join(line for line in text.splitlines(keepends=True) if "(id b1)" not in line)
+
+    erasure = SpeakerErasure(thread_id="t1", speaker_id="b1", now=h.clock(), clean=clean)
+    receipt = await store.erase_speaker("ann", erasure, scrub=False)
+    same(("ann", "t1", "b1"), (receipt.resource_id, receipt.thread_id, receipt.speaker_id), "whom")
+    same(
+        {"messages": 4, "recall_docs": 4, "observations": 2, "working_memory": 1},
+        dict(receipt.removed),
+        "what went",
+    )
+    left = await store.list_messages("ann", MessageQuery(thread_id="t1"))
+    same(["m1", "m3", "m5", "q2"], [message.id for message in left], "the others' messages stay")
+    rows = await store.list_observations("ann", ObservationQuery(view="all", per_page=None))
+    same(["Ana keeps a violin"], [one.text for one in rows.observations if one.kind != "none"], "and notes")
+    same(["Ana keeps a violin"], await found(store, "violin boat lantern"), "in the index, too")
+    holds("m5" in [message.id for message in (await state(store, h)).raw], "what is noted no more is shown")
+    versions = await store.list_working_memory("ann")
+    same([(2, "keeps bees\n")], [(one.version, one.content) for one in versions], "versions of others")
+    run = await store.get_run("ann", "r1")
+    same((None, None), None if run is None else (run.state, run.error), "the run keeps no content")
+    same(theirs, await dump(store, "bob"), "another owner's speaker of that id is another")
+    again = await store.erase_speaker("ann", replace(erasure, thread_id="nowhere"), scrub=False)
+    same({}, dict(again.removed), "an unknown thread is nothing")
+    state_ = await store.recall_state()
+    same((state_.messages, state_.observations), (state_.indexed, state_.indexed_observations), "in step")
+
+
+@behaviour("observations found: without the speaker's version, the one before is current again", needs=NEEDS)
+async def memory_before(h: Harness) -> None:
+    store = await h.fresh()
+    for number, (who, text) in enumerate(((ANA, "one"), (BEN, "two")), 1):
+        await store.write_turn(
+            "ann",
+            h.turn(
+                "t1",
+                [h.message(text, id=f"m{number}", speaker=who, run_id=f"r{number}")],
+                run=h.run(f"r{number}"),
+                working_memory=h.remember(text, if_version=number - 1, run_id=f"r{number}"),
+            ),
+        )
+    erasure = SpeakerErasure(thread_id="t1", speaker_id="b1", now=h.clock())
+    await store.erase_speaker("ann", erasure, scrub=False)
+    versions = await store.list_working_memory("ann")
+    same(
+        [(3, "one", "erasure"), (1, "one", "agent")],
+        [(one.version, one.content, one.changed_by) for one in versions],
+        "as a version of its own",
+    )
