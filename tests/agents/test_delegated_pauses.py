@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -417,3 +418,32 @@ async def test_a_message_answers_a_sub_agents_question(memory: Memory) -> None:
     again = await agent.generate("seven", resource="ana", thread="t", run_id="r")
     assert (result.text, again.text, again.replayed) == ("Done.", "Done.", True)
     assert (await statuses(memory, "ana-files"), len(lead.requests)) == (["finished"], 3)
+
+
+async def test_a_forged_delegation_leads_to_nobody_else(memory: Memory) -> None:
+    """Who writes another owner's waiting run into their own message neither sees, decides nor cancels it."""
+    shredder = Shredder()
+    theirs = await team(memory, shredder).generate("go", resource="bob", thread="t")
+    agent = team(memory, shredder, ToolCall("agent-files", {"prompt": "mine"}, id="d1"), "Done.")
+    mine = await go(agent)
+    assert theirs.message is not None
+    assert mine.message is not None
+    (of_bob,) = [part for part in theirs.message.parts if isinstance(part, ToolPart)]
+    forged = [
+        dataclasses.replace(part, pause=of_bob.pause) if isinstance(part, ToolPart) else part
+        for part in mine.message.parts
+    ]
+    await memory.resource("ana").thread("t").save(mine.message.replace(parts=forged))
+    (bobs,) = await memory.resource("bob-files").runs()
+    files = agent._team.agents["files"]
+    await files.approve(bobs.id, "inner", resource="bob-files", memory=memory)  # and it asks for more no more
+    assert (await agent.runs.get(mine.run_id, resource="ana")).run_id == mine.run_id
+    with pytest.raises(ApprovalError):
+        await agent.resume(mine.run_id, resource="ana")
+    again = await team(memory, shredder).generate("go", resource="bob", thread="u")
+    assert again.message is not None
+    (of_bob,) = [part for part in again.message.parts if isinstance(part, ToolPart)]
+    forged = [dataclasses.replace(p, pause=of_bob.pause) if isinstance(p, ToolPart) else p for p in forged]
+    await memory.resource("ana").thread("t").save(mine.message.replace(parts=forged))
+    await agent.runs.cancel(mine.run_id, resource="ana")
+    assert await statuses(memory, "bob-files") == ["suspended", "finished"]
