@@ -31,7 +31,9 @@ def test_copy_and_check(tmp_path: Path) -> None:
     fill(tmp_path / "a.db")
     done = run(tmp_path, "copy", "a.db", "b.db")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("2 conversations copied, 2 conversations of 2 users equal, checksum ")
+    assert done.stdout.startswith(
+        "2 conversations copied, 2 conversations of 2 users equal, 0 vectors, checksum "
+    )
     again = run(tmp_path, "copy", "a.db", "b.db")
     assert again.stdout == done.stdout.replace("2 conversations copied", "0 conversations copied")
     done = run(tmp_path, "check", "--db", "b.db")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import random
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from model_store import ModelStore
 from postgres_harness import drop
 
 from threadmark import ConfigurationError, ConflictError, Store
-from threadmark.stores.base import LogQuery, ObservationQuery, ObservationSearch, RecallQuery
-from threadmark.stores.maintenance import CopyProgress, CopyReport, check_store, copy_store
+from threadmark.stores.base import (
+    Embedded,
+    LogQuery,
+    ObservationQuery,
+    ObservationSearch,
+    RecallQuery,
+    ThreadQuery,
+)
+from threadmark.stores.maintenance import CopyProgress, CopyReport, _copy, check_store, copy_store
 from threadmark.stores.maintenance._copy import _find
 from threadmark.stores.postgres import PostgresStore
 from threadmark.stores.sqlite import SQLiteStore
@@ -120,7 +130,20 @@ async def test_observations_are_copied(stores: Any, source: str, to: str) -> Non
         newer = [row("c", "m4", supersedes=(first.rows[0].id,))]
         await observe(one, harness, 4, 5, newer, activate=True)
         await condense(one, harness, [summary("s", first.rows[1].id)])
-        assert (await finish(copy_store(one, two))).copied == 1
+        await one.enable_recall(harness.clock())
+        while not (await one.backfill_recall()).finished:
+            pass
+        await one.add_space("e", 8, harness.clock())
+        claims = await one.claim_embeddings("e", limit=100, now=harness.clock())
+        made = [Embedded(token=c.token, vectors=[noise(c.message.id, 8)]) for c in claims]
+        await one.store_embeddings("e", made)
+        report = await finish(copy_store(one, two))
+        assert (report.copied, report.vectors) == (1, len(claims))
+        assert [s.embedded for s in (await two.recall_state()).spaces] == [6]
+        near = ObservationSearch(recall=RecallQuery(query="c", vector=noise("o3", 8), space="e"))
+        found = [await store.search_observations("ann", near) for store in (one, two)]
+        assert [h.observation.id for h in found[0].hits] == [h.observation.id for h in found[1].hits] != []
+        assert found[0].embedded == found[1].embedded > 0
         query = LogQuery(thread_id="t1", now=harness.clock())
         assert await two.read_observations("ann", query) == await one.read_observations("ann", query)
         for view in ("all", "current", "live"):
@@ -229,4 +252,166 @@ def test_find_is_none_for_nothing() -> None:
             return []
 
     nothing: Any = Empty()
-    assert _find(nothing, "ann", "t1") is None
+    assert _find(nothing, "ann", "t1") == (0, None)
+
+
+@pytest.mark.parametrize(("source", "to"), [("sqlite", "postgres"), ("postgres", "sqlite")])
+async def test_vectors_are_copied(stores: Any, source: str, to: str) -> None:
+    """Recall of words and vectors finds the same afterwards, and what had no vectors waits there, too."""
+    pytest.importorskip("numpy")
+    one, two = stores(source, "one"), stores(to, "two")
+    build = Builders()
+    await furnish(one)
+    for space, dimension in (("small", 2), ("large", 64)):
+        await one.add_space(space, dimension, build.clock())
+        claims = await one.claim_embeddings(space, limit=40, now=build.clock())
+        made = []
+        for place, one_claim in enumerate(claims):
+            # One in three has none, as a message without text.
+            texts = [f"{one_claim.owner} {one_claim.message.id} {n}" for n in range(place % 3)]
+            vectors = [noise(text, dimension) for text in texts]
+            made.append(Embedded(token=one_claim.token, vectors=vectors))
+        await one.store_embeddings(space, made)
+    report = await finish(copy_store(one, two))
+    assert (report.threads, report.left) == (9, ())
+    states = [{s.name: s for s in (await store.recall_state()).spaces} for store in (one, two)]
+    for name in ("small", "large"):
+        before, after = states[0][name], states[1][name]
+        assert after.embedded == before.embedded > 0
+        assert after.waiting + after.unqueued > 0
+    for owner in ("ann", "bob"):
+        for space, dimension in (("small", 2), ("large", 64)):
+            vector = noise("asked", dimension)
+            for lexical in (True, False):
+                query = RecallQuery(
+                    query="größe t2 3", vector=vector, space=space, limit=50, lexical=lexical, before=1
+                )
+                answers = [await store.search_messages(owner, query) for store in (one, two)]
+                found = [sorted([(round(h.score, 4), h.message.id) for h in a.hits]) for a in answers]
+                assert found[0] == found[1] != []
+                assert answers[0].embedded == answers[1].embedded
+    again = await finish(copy_store(one, two))
+    assert (again.copied, again.vectors, again.checksum) == (0, report.vectors, report.checksum)
+    # More that came meanwhile goes over by itself, and back again.
+    more = await one.claim_embeddings("small", limit=5, now=build.clock())
+    await one.store_embeddings("small", [Embedded(token=c.token, vectors=[noise("x", 2)]) for c in more])
+    later = await finish(copy_store(one, two))
+    assert (later.copied, later.vectors) == (0, report.vectors + len(more))
+    back = stores(source, "back")
+    assert (await finish(copy_store(two, back))).checksum == later.checksum
+    for store in (one, two, back):
+        assert await check_store(store) == []
+
+
+def noise(text: str, dimension: int) -> bytes:
+    choose = random.Random(text.encode("utf-8", "surrogatepass"))
+    values = [choose.uniform(-1, 1) for _ in range(dimension)]
+    length = sum([value * value for value in values]) ** 0.5
+    return struct.pack(f"<{dimension}f", *[value / length for value in values])
+
+
+@pytest.mark.parametrize("to", KINDS)
+async def test_a_copy_of_vectors_that_broke_off_goes_on(stores: Any, to: str) -> None:
+    """It may break off before each of its writes: the next run brings the rest."""
+    pytest.importorskip("numpy")
+    one = stores("sqlite", "one")
+    build = Builders()
+    await one.enable_recall(build.clock())
+    await one.add_space("e", 2, build.clock())
+    for thread in ("t1", "t2"):
+        await one.write_turn("ann", build.turn(thread, ["apple", "river"]))
+    claims = await one.claim_embeddings("e", now=build.clock())
+    made = [Embedded(token=c.token, vectors=[noise(c.message.id, 2)]) for c in claims]
+    await one.store_embeddings("e", made)
+    whole = await finish(copy_store(one, stores("sqlite", "whole")))
+    for breaks in range(5):
+        two = stores(to, f"two{breaks}")
+        original, calls = two.write_tables, 0
+
+        async def breaking(job: Any, *, last: int = breaks, write: Any = original, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > last:
+                raise OSError("the line is dead")
+            return await write(job, **options)
+
+        two.write_tables = breaking
+        with pytest.raises(OSError, match="dead"):
+            await finish(copy_store(one, two))
+        two.write_tables = original
+        report = await finish(copy_store(one, two))
+        assert (report.checksum, report.vectors) == (whole.checksum, 4)
+
+
+async def test_vectors_that_the_target_cannot_keep(stores: Any) -> None:
+    """Everything else is copied, and the report says what is missing and why."""
+    pytest.importorskip("numpy")
+    one, two = stores("sqlite", "one"), stores("sqlite", "two")
+    build = Builders()
+    for store, dimension in ((one, 2), (two, 3)):
+        await store.enable_recall(build.clock())
+        await store.add_space("e", dimension, build.clock())
+    await one.write_turn("ann", build.turn("t1", ["apple"]))
+    await two.write_turn("bob", build.turn("t1", ["pear"]))
+    report = await finish(copy_store(one, two))
+    assert (report.copied, report.vectors) == (1, 0)
+    assert "vectors of 'e'" in report.left[0]
+    assert "conversations that the source does not: 1" in report.left[1]
+
+
+@pytest.mark.parametrize("to", KINDS)
+async def test_what_is_replaced_stays_what_clones_came_from(stores: Any, to: str) -> None:
+    """Its clones' ancestry and the order of threads are the source's."""
+    one, two = stores("sqlite", "one"), stores(to, "two")
+    build = Builders()
+    at = build.clock()
+    for thread in ("t1", "t2", "t3"):
+        await one.create_thread("ann", build.thread(thread, at=at))
+    await one.clone_thread("ann", "t2", build.clone("copy", at=at))
+    await finish(copy_store(one, two))
+    await one.write_turn("ann", build.turn("t2", ["more"]))
+    await finish(copy_store(one, two, replace=True))
+    for store in (one, two):
+        assert [t.id for t in await store.clone_history("ann", "copy")] == ["t2", "copy"]
+        assert [t.id for t in await store.list_clones("ann", "t2")] == ["copy"]
+        listed = await store.list_threads("ann", ThreadQuery(direction="asc"))
+        assert [t.id for t in listed] == ["t1", "t2", "t3", "copy"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_column_is_copied_or_made_anew(stores: Any, kind: str, postgres: str) -> None:
+    """A column that a later step adds has to be thought of here."""
+    store = stores(kind, "one")
+    await store.open()
+    copied = {
+        "threads": f"{_copy.THREAD}, number, source_number",
+        "messages": f"{_copy.MESSAGE}, key",
+        "runs": f"{_copy.RUN}, thread_number",
+        "working_memory": f"{_copy.MEMORY}, resource_id, thread_number",
+        "observations": f"{_copy.OBSERVATION}, key, thread_number, superseded_by",
+        "observation_sources": "observation_key, message_key, part, char_from, char_to",
+        "observation_children": "summary_key, child_key",
+        "observation_logs": f"{_copy.LOG}, thread_number",
+        "observation_gaps": "thread_number, seq, attempts",
+        "observation_jobs": f"{_copy.JOB}, thread_number",
+        "resources": "id, thread_count, last_observation",
+    }
+    anew = {"scalars", "number"} if kind == "postgres" else set()
+    if kind == "sqlite":
+        there = await store.read_tables(
+            lambda db: db.execute(
+                "SELECT m.name, c.name FROM sqlite_schema AS m, pragma_table_info(m.name) AS c "
+                "WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"
+            )
+        )
+    else:
+        with psycopg.connect(postgres) as db:
+            there = db.execute(
+                "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s",
+                (store._names.schema.strip('"'),),
+            ).fetchall()
+    assert len(there) > 100
+    for table, column in there:
+        if table.startswith("recall_") or table == "schema_migrations":
+            continue
+        assert column in copied[table].split(", ") or column in anew, f"{table}.{column}"

@@ -16,6 +16,7 @@ from ..models.base import Model
 from .delegating import Delegating, folded, wrapped
 from .delegation import DelegationStart
 from .events import ErrorEvent
+from .hooks import for_model
 from .limits import spent_of
 from .pending import PendingCall, pending_calls
 from .request_context import RequestContext
@@ -252,7 +253,7 @@ async def _outcome(state: RunState, call: ToolPart, below: Below) -> Folded | To
         made = folded(call, None, str(failure), at)
     usage, state.usage = run.usage, before
     bail, state.bail = state.bail, None
-    return Folded(made, usage, bail)
+    return Folded(await for_model(made, state.plan.tools), usage, bail)
 
 
 async def _waits(source: TurnSource, owner: str, run: Run) -> bool:

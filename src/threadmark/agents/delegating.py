@@ -20,6 +20,7 @@ from ..memory.context.render import escape
 from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Emit, ErrorEvent, Event, ToolOutputEvent
 from .options import Call, TurnSource, check_call
+from .references import PARAMETER, shown_with_reference, with_references
 from .request_context import RequestContext
 from .result import AgentResult
 from .stream import last_event
@@ -60,15 +61,19 @@ class Team:
 
     def tools(self, run: Delegating) -> list[Tool]:
         """A tool for each sub-agent, in one run."""
+        settings, parameters = self.delegation, PARAMETERS
+        if settings.references:
+            parameters = {**parameters, "properties": {**parameters["properties"], "references": PARAMETER}}
         return [
             Tool(
                 name=tool_name(key),
                 description=agent.description or f"Delegates to the agent {key!r}.",
-                parameters=PARAMETERS,
+                parameters=parameters,
                 function=run.call(key),
                 takes_context=True,
                 is_async=True,
-                validate=_arguments,
+                to_model=shown_with_reference(settings.max_shown) if settings.references else None,
+                validate=_arguments_with_references if settings.references else _arguments,
             )
             for key, agent in self.agents.items()
         ]
@@ -92,12 +97,12 @@ class Delegating:
     def call(self, key: str) -> Any:
         """The function of the tool that calls sub-agent `key`."""
 
-        async def delegate(context: ToolContext, prompt: str) -> str:
-            return await self._delegate(key, context, prompt)
+        async def delegate(context: ToolContext, prompt: str, references: Sequence[str] = ()) -> str:
+            return await self._delegate(key, context, prompt, references)
 
         return delegate
 
-    async def _delegate(self, key: str, context: ToolContext, prompt: str) -> str:
+    async def _delegate(self, key: str, context: ToolContext, prompt: str, references: Sequence[str]) -> str:
         state, settings, agent = self.state, self.team.delegation, self.team.agents[key]
         assert state is not None
         if self.depth >= settings.max_depth:
@@ -123,7 +128,8 @@ class Delegating:
         if change.reject is not None:
             raise ToolFailure(f"The agent {key!r} was not called: {change.reject}")
         start = replace(start, prompt=change.prompt or prompt)
-        call = self._call(agent, start, await self.shown(start), change, state)
+        full = with_references(start.prompt, references, self._results(state), self._is_delegation)
+        call = self._call(agent, replace(start, prompt=full), await self.shown(start), change, state)
         emit = wrapped(state.live, context)
         try:
             result = await agent._answer(call, emit)
@@ -134,6 +140,14 @@ class Delegating:
                 emit(ErrorEvent(run_id=call.run_id, name=type(error).__name__, message=str(error)))
             raise await self.failure(start, agent, error) from error
         return await self.finish(start, result)
+
+    def _is_delegation(self, tool: str) -> bool:
+        return self.team.key_of(tool) is not None
+
+    def _results(self, state: RunState) -> list[Message]:
+        """Where results are looked for: the lead's conversation, with the answer so far."""
+        history = () if state.turn is None else state.turn.history
+        return [*history, *state.earlier, state.message()]
 
     def _call(
         self,
@@ -296,6 +310,14 @@ def _arguments(args: Any) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidArgumentsError("prompt: must be text")
     return [prompt], {}
+
+
+def _arguments_with_references(args: Any) -> tuple[list[Any], dict[str, Any]]:
+    positional, named = _arguments(args)
+    references = args.get("references") or []
+    if not isinstance(references, list) or not all(isinstance(name, str) for name in references):
+        raise InvalidArgumentsError("references: must be a list of references")
+    return [*positional, references], named
 
 
 def _conversation(state: RunState) -> list[Message]:

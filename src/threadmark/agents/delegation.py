@@ -128,6 +128,10 @@ class Delegation:
         on_complete: After it has answered or failed: replace its text, add feedback, or end the run.
         share_messages: Whether sub-agents are shown the conversation, without tool calls; default true.
         share_system: Whether they are told the agent's instructions and working memory; default false.
+        references: Whether each result of a sub-agent has a reference, which the agent's model can hand on to
+            another sub-agent in place of the text; default false.
+        max_shown: With `references`, how many characters of a result the agent's model is shown; default all.
+            All of it is stored, and handed on.
         max_depth: How many agents may stand below one another; default 5. Deeper delegations are refused.
         on_hook_error: "warn" logs what a hook raises and goes on as if it were not there; "raise" fails the
             delegation. Default "warn".
@@ -138,6 +142,8 @@ class Delegation:
     on_complete: OnComplete | None = None
     share_messages: bool = True
     share_system: bool = False
+    references: bool = False
+    max_shown: int | None = None
     max_depth: int = 5
     on_hook_error: Literal["warn", "raise"] = "warn"
 
@@ -147,4 +153,8 @@ class Delegation:
             if hook is not None and not callable(hook):
                 raise ConfigurationError(f"{name} must be a function, not {type(hook).__name__}")
         check_count("max_depth", self.max_depth, least=1)
+        if self.max_shown is not None:
+            check_count("max_shown", self.max_shown)
+            if not self.references:
+                raise ConfigurationError("max_shown needs references=True: the rest could not be reached")
         check_choice("on_hook_error", self.on_hook_error, ("warn", "raise"))

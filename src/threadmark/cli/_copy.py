@@ -24,8 +24,10 @@ def run(*, source: str, target: str, replace: bool) -> None:
         f"{_database.count(report.copied, 'conversation')} copied, "
         f"{_database.count(report.threads, 'conversation')} of "
         f"{_database.count(report.owners, 'user')} equal, "
-        f"checksum {report.checksum}"
+        f"{_database.count(report.vectors, 'vector')}, checksum {report.checksum}"
     )
+    for what in report.left:
+        typer.echo(what, err=True)
 
 
 async def _copy(here: Store, there: Store, replace: bool) -> CopyReport:

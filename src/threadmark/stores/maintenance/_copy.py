@@ -2,7 +2,7 @@
 
 Threads go over in order of creation, each with all that is its own and in one transaction; what is there
 already is left alone, so a copy that was broken off goes on where it was. Afterwards each is read back and
-compared. The recall index is made anew on the other side, from the messages.
+compared. Words are indexed anew on the other side; vectors are copied (see `_vectors`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..._errors import ConflictError, StoreError
 from ..base import Store
 from ..sqlite._recall import noted
 from ..sqlite._rows import MESSAGE_COLUMNS, message_from_row
+from . import _vectors
 from ._tables import Row, Tables, TableStore, of_store
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ MESSAGE = (
     "seq, id, role, speaker_id, speaker_name, speaker_role, parts, metadata, run_id, created_at, thread_id, "
     "resource_id"
 )
+PARTS = MESSAGE.split(", ").index("parts")
 RUN = (
     "id, agent, status, finish_reason, usage, error, started_at, finished_at, version, state, expires_at, "
     "thread_id, resource_id"
@@ -45,6 +47,7 @@ OBSERVATION = (
     "event_to, event_precision, from_seq, to_seq, place, pending, hidden, tokens, count, flags, job_id, "
     "recorded_at, retired_at, superseded_at, resource_id"
 )
+NOTE = OBSERVATION.split(", ").index("text")
 LOG = (
     "resource_id, observed_seq, visible_seq, version, fence, hints, extracted, observer_failures, "
     "observer_retry_at, reflector_failures, reflector_retry_at"
@@ -73,8 +76,11 @@ class CopyReport:
     threads: int
     messages: int
     copied: int
+    vectors: int
     checksum: str
-    """Over all threads, in order of creation: equal for equal databases."""
+    """Over all threads with their vectors, in order of creation: equal for equal databases."""
+    left: tuple[str, ...] = ()
+    """What was not copied, or is in the target beside it, with the reason."""
 
 
 async def copy_store(
@@ -84,12 +90,14 @@ async def copy_store(
 
     A thread or working memory that the target has with another content raises `ConflictError`, unless
     `replace` puts the source's in its place. Raises `StoreError` if something reads back differently.
+    Where recall is on in the source, it is switched on in the target.
     """
     here, there = of_store(source), of_store(target)
     await source.open()
     await target.open()
+    spaces, left = await _vectors.prepare(source, target)
     total = (await here.read_tables(lambda db: db.execute("SELECT count(*) FROM threads")))[0][0]
-    seen = copied = messages = 0
+    seen = copied = messages = vectors = 0
     sums = hashlib.blake2b(digest_size=16)
     last = 0
     while True:
@@ -105,8 +113,16 @@ async def copy_store(
             found = await here.read_tables(lambda db, n=number: read_thread(db, n))  # type: ignore[misc]
             if found is None:
                 continue  # deleted meanwhile
-            done = await _copy_thread(found, owner, thread_id, target, there, replace)
+            done, copy = await _copy_thread(found, owner, thread_id, target, there, replace)
             sums.update(found.checksum.encode())
+            if spaces:
+                looks = (_vectors.of_messages(owner, number), _vectors.of_messages(owner, copy))
+                texts = [(row[0], row[PARTS]) for row in found.messages]
+                notes = [(row[0], row[NOTE]) for row in found.observations]
+                for what, (look, other) in ((texts, looks), (notes, (_vectors.of_observations(owner),) * 2)):
+                    count, told = await _vectors.copy_vectors(here, there, spaces, owner, what, (look, other))
+                    vectors += count
+                    sums.update(told.encode())
             seen += 1
             copied += done
             messages += len(found.messages) if done else 0
@@ -116,12 +132,16 @@ async def copy_store(
     counts = (await there.read_tables(
         lambda db: db.execute("SELECT count(*), sum(message_count) FROM threads")
     ))[0]  # fmt: skip
+    if counts[0] > seen:
+        left.append(f"the target holds conversations that the source does not: {counts[0] - seen}")
     yield CopyReport(
         owners=owners,
         threads=seen,
         messages=int(counts[1] or 0),
         copied=copied,
+        vectors=vectors,
         checksum=sums.hexdigest(),
+        left=tuple(left),
     )
 
 
@@ -219,33 +239,39 @@ def read_memory(db: Tables, owner: str, number: int) -> list[Row]:
 
 async def _copy_thread(
     found: Whole, owner: str, thread_id: str, target: Store, there: TableStore, replace: bool
-) -> bool:
-    """Whether the thread was copied; not if it is there already, with the same content."""
-    old = await there.read_tables(lambda db: _find(db, owner, thread_id))
+) -> tuple[bool, int]:
+    """Whether the thread was copied; not if it is there already, with the same content. And its number."""
+    number, old = await there.read_tables(lambda db: _find(db, owner, thread_id))
     if old is not None:
         if old.checksum == found.checksum:
-            return False
+            return False, number
         if not replace:
             raise ConflictError(
                 f"the target has a thread {thread_id!r} of {owner!r} with another content; "
                 "`--replace` puts the source's in its place"
             )
         await target.delete_thread(owner, thread_id)
-    await there.write_tables(lambda db: _write_thread(db, there, found), owner=owner)
-    copy = await there.read_tables(lambda db: _find(db, owner, thread_id))
+    # In the place of the old one, for clones name their source by its number, and it orders threads.
+    await there.write_tables(lambda db: _write_thread(db, there, found, number), owner=owner)
+    number, copy = await there.read_tables(lambda db: _find(db, owner, thread_id))
     if copy is None or copy.checksum != found.checksum:
         raise StoreError(f"thread {thread_id!r} of {owner!r} does not read back as it was written")
-    return True
+    return True, number
 
 
-def _find(db: Tables, owner: str, thread_id: str) -> Whole | None:
+def _find(db: Tables, owner: str, thread_id: str) -> tuple[int, Whole | None]:
+    """The thread's number and content; 0 and `None` if it is not there."""
     rows = db.execute("SELECT number FROM threads WHERE resource_id = ? AND id = ?", (owner, thread_id))
-    return read_thread(db, rows[0][0]) if rows else None
+    return (rows[0][0], read_thread(db, rows[0][0])) if rows else (0, None)
 
 
-def _write_thread(db: Tables, there: TableStore, found: Whole) -> None:
+def _write_thread(db: Tables, there: TableStore, found: Whole, place: int) -> None:
+    """Write a thread, with the number `place` unless that is 0."""
     owner, thread_id = found.thread[:2]
-    _insert(db, "threads", THREAD, [found.thread])
+    if place:
+        _insert(db, "threads", f"number, {THREAD}", [(place, *found.thread)])
+    else:
+        _insert(db, "threads", THREAD, [found.thread])
     number = db.execute("SELECT number FROM threads WHERE resource_id = ? AND id = ?", (owner, thread_id))[0][
         0
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from ..._errors import ConfigurationError
@@ -37,6 +37,12 @@ class TableStore(Protocol):
 
     def indexes(self, db: Tables, owner: str, messages: dict[int, Message]) -> None:
         """Bring the recall index up to date with messages, by key, that were written to the tables."""
+
+    def vectors(self, db: Tables, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+        """Space, key and vector of the owner's messages, or observations by their negative keys, in order."""
+
+    def embeds(self, db: Tables, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+        """Keep vectors of messages, by key, in place of what they had; they wait for none any more."""
 
 
 def of_store(store: Store) -> TableStore:

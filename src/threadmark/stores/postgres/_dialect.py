@@ -30,6 +30,8 @@ _TABLE = re.compile(
     r"(observations|observation_(?:sources|children|logs|gaps|jobs)|threads|messages|resources|runs|"
     r"working_memory|recall_(?:docs|outbox|state))\b"
 )
+LAST_ROW = "SELECT last_insert_rowid()"
+_RETURNING = " RETURNING key"
 _FILTERED = re.compile(r"INSERT INTO (threads|messages) \((.*?)\) VALUES")
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     [
@@ -39,7 +41,6 @@ _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             (r"\+((?:m\.)?resource_id)", r"\1"),  # it only keeps SQLite from an index
             (r"\binstr\(", "strpos("),
             (r"\bmax\(observed_seq, ", "greatest(observed_seq, "),
-            (r"SELECT last_insert_rowid\(\)", "SELECT lastval()"),
             # A comparison is no number here.
             (r"SET hidden = \((.*)\) WHERE thread_number", r"SET hidden = (\1)::integer WHERE thread_number"),
             (
@@ -52,6 +53,7 @@ _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
                 "ON CONFLICT (thread_number, seq) DO UPDATE SET attempts = observation_gaps.attempts + 1",
             ),
             (r"INSERT OR IGNORE INTO (.*)", r"INSERT INTO \1 ON CONFLICT DO NOTHING"),
+            (r"(?s)\A(INSERT INTO observations \(.*VALUES.*)\Z", rf"\1{_RETURNING}"),
         )
     ]
 )
@@ -98,14 +100,20 @@ class Dialect:
         self._schema = names.schema
         self._locking = locking
         self._changed = 0
+        self._last: int | None = None
 
     def execute(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
         """Run one statement and return all its rows, times as text."""
+        if sql == LAST_ROW:
+            return [(self._last,)]  # `lastval` needs a right on the sequence, which an insert does not
         text, makers = _translate(sql, self._schema)
         if self._locking and text.startswith("SELECT number, resource_id, id,"):
             text += " FOR NO KEY UPDATE"
         values = [make(params[given]) for given, make in makers]
         rows, self._changed = self._db.run(text, values)
+        if text.startswith("INSERT"):
+            self._last = rows[-1][0] if text.endswith(_RETURNING) else None
+            return []
         return [tuple([_as_text(value) for value in row]) for row in rows]
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from ..._errors import ConfigurationError, ValidationError
@@ -74,7 +74,7 @@ def drop(db: Session, names: Names, name: str) -> bool:
     db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
     if row is None:
         return False
-    for table in ("recall_outbox", "recall_vectors", "recall_spaces"):
+    for table in ("recall_outbox", "recall_vectors", "recall_near", "recall_spaces"):
         db.change(f"DELETE FROM {names.schema}.{table} WHERE space_no = %s", (row[0],))
     return True
 
@@ -230,21 +230,29 @@ def store(db: Session, names: Names, space: str, embedded: Sequence[Embedded]) -
         db.together(
             [
                 (f"DELETE FROM {names.schema}.recall_outbox WHERE outbox_no = %s", (outbox_no,)),
-                (
-                    f"DELETE FROM {names.schema}.recall_vectors "
-                    "WHERE owner_no = %s AND space_no = %s AND key = %s",
-                    (owner_no, number, key),
-                ),
-                *[
-                    (
-                        f"INSERT INTO {names.schema}.recall_vectors VALUES (%s, %s, %s, %s, %s::real[])",
-                        (owner_no, number, key, part, f"{{{','.join(map(repr, vector))}}}"),
-                    )
-                    for part, vector in enumerate(parts)
-                ],
+                *_kept(names, owner_no, number, key, parts),
             ]
         )
     return held
+
+
+def _kept(
+    names: Names, owner_no: int, number: int, key: int, parts: Sequence[Sequence[float]]
+) -> list[Statement]:
+    """What puts vectors in place of those that a message had."""
+    return [
+        (
+            f"DELETE FROM {names.schema}.recall_vectors WHERE owner_no = %s AND space_no = %s AND key = %s",
+            (owner_no, number, key),
+        ),
+        *[
+            (
+                f"INSERT INTO {names.schema}.recall_vectors VALUES (%s, %s, %s, %s, %s::real[])",
+                (owner_no, number, key, part, f"{{{','.join(map(repr, vector))}}}"),
+            )
+            for part, vector in enumerate(parts)
+        ],
+    ]
 
 
 def _floats(vector: bytes, space: str, dimension: int) -> tuple[float, ...]:
@@ -317,3 +325,44 @@ def forget_owner(db: Session, names: Names, owner: str) -> None:
             f"coalesce((SELECT max(id) FROM {names.resources} WHERE id < %s), '') WHERE {prefix}_owner = %s",
             (owner, owner),
         )
+
+
+# -- for maintenance ---------------------------------------------------------------------------------
+
+
+def vectors(db: Session, names: Names, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+    """Space, key and vector of the owner's messages, or observations by their negative keys, in order."""
+    rows = db.packed(
+        f"SELECT s.name, v.key, v.vector FROM {names.schema}.recall_spaces AS s "
+        f"JOIN {names.resources} AS r ON r.id = %s JOIN {names.schema}.recall_vectors AS v "
+        "ON v.space_no = s.space_no AND v.owner_no IN (r.number, -r.number) AND v.key = ANY(%s) "
+        "ORDER BY s.name, v.key, v.part",
+        (owner, list(keys)),
+    )
+    return [(space, key, struct.pack(f"<{len(vector)}f", *vector)) for space, key, vector in rows]
+
+
+def keep(db: Session, names: Names, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+    """Give messages these vectors, by key, in place of what they had; they wait for none any more.
+
+    So for observations, by the negatives of their keys.
+    """
+    number, dimension = need(db, names, space, " FOR SHARE")
+    statements: list[Statement] = []
+    for table, sign in ((names.messages, 1), (f"{names.schema}.observations", -1)):
+        # Who deletes one waits, or has done it.
+        for key, owner_no in db.rows(
+            f"SELECT m.key, r.number FROM {table} AS m JOIN {names.resources} AS r ON r.id = m.resource_id "
+            "WHERE m.resource_id = %s AND m.key = ANY(%s) ORDER BY m.key FOR SHARE OF m",
+            (owner, [key * sign for key in vectors if key * sign > 0]),
+        ):
+            made = [_floats(vector, space, dimension) for vector in vectors[key * sign]]
+            statements += [
+                (
+                    f"DELETE FROM {names.schema}.recall_outbox WHERE space_no = %s AND key = %s",
+                    (number, key * sign),
+                ),
+                *_kept(names, owner_no * sign, number, key * sign, made),
+            ]
+    if statements:
+        db.together(statements)

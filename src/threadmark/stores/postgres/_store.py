@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -409,6 +409,14 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         """For `stores.maintenance`: see there."""
         for number, gone in keys.items():
             db.session.rows(f"SELECT {self._names.schema}.recall_unindex(%s, %s)", (number, gone))
+
+    def vectors(self, db: Any, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+        """For `stores.maintenance`: see there."""
+        return _recall_spaces.vectors(db.session, self._names, owner, keys)
+
+    def embeds(self, db: Any, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+        """For `stores.maintenance`: see there."""
+        _recall_spaces.keep(db.session, self._names, owner, space, vectors)
 
 
 def _prepare(connection: psycopg.Connection[Any], settings: Settings, where: str) -> None:

@@ -90,7 +90,7 @@ def _commit_rows(
     unchanged: set[str] = set()
     as_read = 0
     for row in db.execute(
-        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {OF_OWNER} AND key BETWEEN ? AND ?",
+        f"SELECT {MESSAGE_COLUMNS} FROM messages WHERE {OF_OWNER} AND key BETWEEN ? AND ? ORDER BY key",
         (owner, base + first, base + last),
     ):
         message = message_from_row(row)

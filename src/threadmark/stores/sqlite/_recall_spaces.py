@@ -9,7 +9,7 @@ claims of its old text no longer hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from ..._errors import ConfigurationError, ValidationError
@@ -240,3 +240,41 @@ def _held(db: Connection, number: int, token: str) -> tuple[int, int, str] | Non
         (int(outbox_no), number, int(claims)),
     )
     return rows[0] if rows else None
+
+
+# -- for maintenance ---------------------------------------------------------------------------------
+
+
+def vectors(db: Connection, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+    """Space, key and vector of the owner's messages, or observations by their negative keys, in order."""
+    return [
+        (space, key, vector)
+        for space, key, vector in db.execute(
+            "SELECT s.name, v.key, v.vector FROM recall_owners o CROSS JOIN recall_spaces s "
+            "CROSS JOIN json_each(?) j CROSS JOIN recall_vectors v "
+            "ON v.owner_no = CASE WHEN j.value < 0 THEN -o.owner_no ELSE o.owner_no END "
+            "AND v.space_no = s.space_no AND v.key = j.value "
+            "WHERE o.resource_id = ? ORDER BY s.name, v.key, v.part",
+            (json.dumps(list(keys)), owner),
+        )
+    ]
+
+
+def keep(db: Connection, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+    """Give messages these vectors, by key, in place of what they had; they wait for none any more.
+
+    So for observations, by the negatives of their keys.
+    """
+    number, _ = need(db, space)
+    for table, sign in (("messages", 1), ("observations", -1)):
+        keys = [
+            key * sign
+            for (key,) in db.execute(
+                f"SELECT key FROM {table} WHERE resource_id = ? "
+                "AND key IN (SELECT value FROM json_each(?)) ORDER BY key",
+                (owner, json.dumps([key * sign for key in vectors if key * sign > 0])),
+            )
+        ]
+        if keys:
+            dequeue_from(db, number, keys)
+            add_vectors(db, sign * make_owner(db, owner), number, {key: vectors[key] for key in keys})

@@ -45,6 +45,7 @@ from . import (
     _migrations,
     _recall,
     _recall_index,
+    _recall_spaces,
     _runs,
     _speaker_erase,
     _threads,
@@ -387,6 +388,14 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
         """For `stores.maintenance`: see there."""
         for number, gone in keys.items():
             _recall_index.remove_messages(db, number, gone)
+
+    def vectors(self, db: Connection, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
+        """For `stores.maintenance`: see there."""
+        return _recall_spaces.vectors(db, owner, keys)
+
+    def embeds(self, db: Connection, owner: str, space: str, vectors: Mapping[int, Sequence[bytes]]) -> None:
+        """For `stores.maintenance`: see there."""
+        _recall_spaces.keep(db, owner, space, vectors)
 
     async def list_owners(self, *, after: str = "", limit: int = 100) -> list[str]:
         check_count("limit", limit)
