@@ -154,7 +154,7 @@ class _Recorded(Span):
         self, tracer: Tracer, name: str, attributes: Attributes, kind: str, root: bool, origin: str | None
     ) -> None:
         self._tracer = tracer
-        self._name = name
+        self._name = _sendable(name)
         self._attributes = attributes
         self._kind = kind
         self._root = root
@@ -175,7 +175,7 @@ class _Recorded(Span):
             return
         try:
             made = make()
-            self._span.set_attribute(name, made if isinstance(made, str) else to_json(made, name))
+            self._span.set_attribute(name, _sendable(made if isinstance(made, str) else to_json(made, name)))
         except Exception as error:
             log.warning("a span has no %s: %s", name, type(error).__name__)
 
@@ -229,13 +229,25 @@ class _Recorded(Span):
                 self.fail(error)
             elif error is not None and type(error).__name__ in ("CancelledError", "GeneratorExit"):
                 self._span.set_attribute("threadmark.cancelled", True)
+        except Exception:
+            log.exception("the span %r has no status", self._name)
+        try:
             self._span.end()
         except Exception:
             log.exception("the span %r could not be ended", self._name)
 
 
 def _known(attributes: Attributes) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if value is not None}
+    return {
+        name: _sendable(value) if isinstance(value, str) else value
+        for name, value in attributes.items()
+        if value is not None
+    }
+
+
+def _sendable(text: str) -> str:
+    """`text` as every exporter can send it: a model may make up a name with half a character in it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _tracer() -> Tracer | None:

@@ -24,6 +24,8 @@ from pydantic_ai import (
     RunContext,
 )
 from pydantic_ai import messages as pai
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.models.function import FunctionModel
 
 from threadmark import Agent as OwnAgent
 from threadmark import (
@@ -205,6 +207,45 @@ async def test_a_model_that_fails(twins: Twins) -> None:
     ours, theirs = await runs(twins.ours), await runs(twins.theirs)
     assert ours == theirs
     assert [status for status, _, _ in theirs] == ["failed", "failed", "finished"]
+
+
+async def test_a_run_that_is_cancelled(twins: Twins) -> None:
+    """Cancelled in a tool or while the model answers, both keep the same."""
+    started = asyncio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        started.set()
+        await asyncio.sleep(30)
+        return ""
+
+    async def slow(messages: Any, info: Any) -> Any:
+        started.set()
+        await asyncio.sleep(30)
+
+    def models() -> tuple[Any, Any]:
+        script: Script = [{"add": {"a": 1, "b": 2}}, {"add": {"a": 3, "b": 4}, "wait": {}}]
+        return Played(script).model, FunctionModel(slow, model_name="played")
+
+    for mine, other in zip(models(), models(), strict=True):
+        own = OwnAgent("twin", model=mine, memory=twins.ours, tools=[add, wait])
+        made: ProviderAgent[None, str] = ProviderAgent(
+            other,
+            tools=[add, wait],
+            capabilities=[MemoryCapability(twins.theirs.resource("ana").thread("t"))],
+        )
+        for call in (own.generate("go", resource="ana", thread="t"), made.run("go")):
+            started.clear()
+            task = asyncio.ensure_future(call)
+            await asyncio.wait_for(started.wait(), 10)
+            await asyncio.sleep(0.05)  # the other tool of the step ends
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert await stored(twins.ours) == await stored(twins.theirs)
+    ours, theirs = await runs(twins.ours), await runs(twins.theirs)
+    assert ours == theirs
+    assert [status for status, _, _ in theirs] == ["aborted", "aborted"]
 
 
 async def runs(memory: Memory) -> list[Any]:
@@ -552,6 +593,20 @@ def test_what_cannot_work(memory: Memory) -> None:
         MemoryCapability("sqlite://", resource="ana", thread="t")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="lastMessages"):
         MemoryCapability(handle, lastMessages=3)  # type: ignore[call-arg]
+
+
+async def test_one_memory_a_run(memory: Memory) -> None:
+    """Two memories in one run are refused before any model call."""
+    threads = memory.resource("ana")
+    both = [MemoryCapability(threads.thread(name)) for name in ("a", "b")]
+
+    async def run() -> None:
+        made: ProviderAgent[None, str] = ProviderAgent(Played(["ok"]).model, capabilities=both)
+        await made.run("hi")
+
+    with pytest.raises(UserError, match="threadmark-memory"):
+        await run()
+    assert (await threads.threads.list()).total == 0
 
 
 async def test_read_only(memory: Memory) -> None:

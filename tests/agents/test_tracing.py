@@ -15,7 +15,17 @@ import pytest
 from inline_snapshot import snapshot
 
 from spans import Spans, recorded
-from threadmark import Agent, ConfigurationError, Memory, ModelError, ToolContext, configure_tracing, tool
+from threadmark import (
+    Agent,
+    ConfigurationError,
+    Memory,
+    ModelError,
+    ObservationalMemory,
+    ObservationSettings,
+    ToolContext,
+    configure_tracing,
+    tool,
+)
 from threadmark._tracing import current_traceparent, span
 from threadmark.processors import Processor, ProcessorContext
 from threadmark.testing import ScriptedModel, ToolCall
@@ -105,6 +115,14 @@ invoke_agent helper
     assert good["gen_ai.tool.type"] == "function"
     assert good["gen_ai.tool.call.id"]
     assert "gen_ai.tool.call.arguments" not in spans.text()
+
+
+async def test_what_no_exporter_could_send(spans: Spans) -> None:
+    """A model makes up a tool with half a character in its name: it is written out."""
+    await agent(None, ToolCall("a\ud800" + "b" * 200), "ok").generate("go")
+    (made,) = [span for span in spans.all() if span.name.startswith("execute_tool")]
+    assert made.name == "execute_tool a\\ud800" + "b" * 98
+    made.name.encode()
 
 
 async def test_what_a_tool_does_is_below_it(spans: Spans) -> None:
@@ -240,6 +258,54 @@ invoke_agent helper
       build_context
       chat model
       upsert_memory
+  chat model
+  upsert_memory
+""")
+
+
+async def test_sub_agent_that_waits(memory: Memory, spans: Spans) -> None:
+    """Each run that goes on is linked to where it began: the sub-agent's to its own beginning."""
+    child = Agent(
+        "research",
+        model=ScriptedModel([ToolCall("pay", {"amount": 5}), "Paid."]),
+        tools=[pay],
+        description="Pays.",
+    )
+    lead = agent(memory, ToolCall("agent-research", {"prompt": "pay"}), "All done.", agents=[child])
+    paused = await lead.generate("go", **PLACE)
+    begun = {span.name: span.context.span_id for span in spans.all() if span.context is not None}
+    await lead.approve(paused.run_id, paused.pending[0], resource="ana")
+    went_on = [span for span in spans.all() if span.links]
+    assert [(span.name, span.links[0].context.span_id) for span in went_on] == [
+        (name, begun[name]) for name in ("invoke_agent helper", "invoke_agent research")
+    ]
+    assert spans.tree() == snapshot("""\
+
+invoke_agent helper
+  search_memory
+  build_context
+  chat model
+  execute_tool agent-research
+    invoke_agent research
+      search_memory
+      build_context
+      chat model
+      upsert_memory
+  upsert_memory
+invoke_agent helper <-invoke_agent helper
+  search_memory
+  invoke_agent research <-invoke_agent research
+    search_memory
+    upsert_memory
+    build_context
+    execute_tool pay
+    upsert_memory
+    chat model
+    upsert_memory
+  search_memory
+  upsert_memory
+  build_context
+  upsert_memory
   chat model
   upsert_memory
 """)
@@ -423,6 +489,35 @@ background title <-invoke_agent helper
     assert run.context is not None
     assert work.context.trace_id != run.context.trace_id
     assert work.links[0].context.trace_id == run.context.trace_id
+
+
+async def test_observing_is_linked(tmp_path: Path, spans: Spans) -> None:
+    """The observer's call is in a trace of its own, with its role and tokens, linked to the turn."""
+    observing = ObservationalMemory(
+        model=ScriptedModel(lambda request: "- (high fact) Ana has a secret. [m1]"),
+        observation=ObservationSettings(message_tokens=30, buffer_tokens=False),
+    )
+    url = f"sqlite:///{tmp_path / 'om.db'}"
+    async with Memory(url, observational_memory=observing) as memory:
+        helper = agent(memory, "Noted.", "Yes.")
+        await helper.generate("I have a secret, and it is one of many words. " * 5, **PLACE)
+        await memory.settled()
+        await helper.generate("Do I?", **PLACE)
+        await memory.settled()
+    (run, *_) = spans.named("invoke_agent helper")
+    work = [span for span in spans.all() if span.name == "background data-om-work"]
+    assert work
+    assert run.context is not None
+    assert work[0].links[0].context.trace_id in {
+        span.context.trace_id for span in spans.named("invoke_agent helper") if span.context is not None
+    }
+    roles = [span for span in spans.named("chat model") if "threadmark.role" in (span.attributes or {})]
+    assert roles
+    assert {(span.attributes or {})["threadmark.role"] for span in roles} == {"observer"}
+    assert {span.parent.span_id for span in roles if span.parent} <= {
+        span.context.span_id for span in work if span.context is not None
+    }
+    assert "secret" not in spans.text()
 
 
 class Shout(Processor):

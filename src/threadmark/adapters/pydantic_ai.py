@@ -25,7 +25,7 @@ from .._codec import to_json
 from .._errors import ConfigurationError, ConflictError, StoreError, ThreadmarkError, ValidationError
 from .._ids import new_id
 from .._types import ErrorPart, FinishReason, Message, RunStatus, Speaker, StepPart, ToolPart
-from ..agents.calls import describe_error
+from ..agents.calls import describe_error, with_output
 from ..agents.result import answer_reason
 from ..agents.settle import finish, settle
 from ..memory import Memory
@@ -53,6 +53,9 @@ GivenId: TypeAlias = str | Callable[[RunContext[Any]], str | Awaitable[str | Non
 """An id, or a function of the run's context that gives one."""
 GivenSpeaker: TypeAlias = Speaker | Callable[[RunContext[Any]], Speaker | Awaitable[Speaker | None] | None]
 """Likewise for who is talking."""
+
+ID = "threadmark-memory"
+"""Pydantic AI refuses a second capability of this id: a run has one memory."""
 
 RETRIES = 10
 """How often in one run a model may call one of memory's tools wrongly before Pydantic AI ends the run."""
@@ -105,6 +108,7 @@ class MemoryCapability(AbstractCapability[Any]):
                 "memory needs an owner and a conversation: give resource=... and thread=..."
             )
         memory.settings.merge(options)
+        self.id = ID
         self._memory = memory
         self._resource = resource
         self._thread = thread
@@ -142,6 +146,9 @@ class MemoryCapability(AbstractCapability[Any]):
 class _NoMemory(AbstractCapability[Any]):
     """A run that goes without memory."""
 
+    def __init__(self) -> None:
+        self.id = ID
+
 
 class _Asked:
     """What a run was asked, and where its answer begins among the messages of the run."""
@@ -170,12 +177,14 @@ class _MemoryRun(AbstractCapability[Any]):
     """The memory of one run."""
 
     def __init__(self, turn: Turn, asked: _Asked) -> None:
+        self.id = ID
         self._turn = turn
         self._asked = asked
         self._live: Sequence[pai.ModelMessage] | None = None  # the run's own messages, as they grow
         self._model: PydanticAIModel | None = None
         self._shown: Sequence[Message] = ()  # memory's prompt, as it is sent
         self._output_tools: frozenset[str] = frozenset()
+        self._results: dict[str, Any] = {}  # of tools, by the id of the call
         self._failed: tuple[Exception, Exception] | None = None  # a model call's error, and as it is told
 
     def get_instructions(self) -> Any:
@@ -258,6 +267,13 @@ class _MemoryRun(AbstractCapability[Any]):
                 wire.append(own)
         return [*wire, *messages[asked.last + 1 :]]
 
+    async def after_tool_execute(
+        self, ctx: RunContext[Any], *, call: pai.ToolCallPart, tool_def: Any, args: Any, result: Any
+    ) -> Any:
+        """Note what a tool gave: a run that is stopped in this step does not tell it any more."""
+        self._results[call.tool_call_id] = getattr(result, "return_value", result)
+        return result
+
     # -- the end -------------------------------------------------------------------------------------
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: Any) -> Any:
@@ -289,11 +305,19 @@ class _MemoryRun(AbstractCapability[Any]):
             last = answer.pop() if answer and answer[-1].role == "assistant" else None
             failed = last or Message(role="assistant", parts=[], id=self._asked.message_id)
             answer.append(failed.replace(parts=[*failed.parts, ErrorPart(name=name, message=text)]))
-        answer = [message.replace(parts=[_closed(part) for part in message.parts]) for message in answer]
+        answer = [message.replace(parts=[self._closed(part) for part in message.parts]) for message in answer]
         stored, _ = await finish(self._commit(answer, status, reason, told))
         unsaved = StoreError("storing the turn was cancelled") if stored.cancelled() else stored.exception()
         if unsaved is not None:
             raise error from unsaved
+
+    def _closed(self, part: Any) -> Any:
+        """`part`, closed if it is an open call: by what its tool gave, or as interrupted."""
+        if not isinstance(part, ToolPart) or part.state != "call" or part.provider_executed:
+            return part
+        if part.tool_call_id in self._results:
+            return with_output(part, self._results[part.tool_call_id])
+        return interrupted(part)
 
     def _answer(self) -> list[Message]:
         assert self._live is not None
@@ -321,12 +345,6 @@ class _MemoryRun(AbstractCapability[Any]):
         for message in added:
             if isinstance(message, pai.ModelResponse):
                 mark(message, asked.message_id)
-
-
-def _closed(part: Any) -> Any:
-    """`part`, closed if it is a call that has no outcome."""
-    is_open = isinstance(part, ToolPart) and part.state == "call" and not part.provider_executed
-    return interrupted(part) if is_open else part
 
 
 def _tool(offered: MemoryTool) -> ProviderTool[Any]:

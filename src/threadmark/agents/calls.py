@@ -119,7 +119,7 @@ def _start(
                     told,
                     call,
                     lambda: _run(call, tool, positional, named),
-                    lambda value: _with_output(call, value),
+                    lambda value: with_output(call, value),
                     lambda error: _failed(call, describe_error(error)),
                 )
         return await for_model(outcome, tools)
@@ -162,13 +162,14 @@ async def _carry_out(
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         span.fail(error)
         return _failed(call, describe_error(error))
-    outcome = _with_output(call, value)
+    outcome = with_output(call, value)
     if outcome.state == "error":
         span.fail("invalid_output")
     return outcome
 
 
-def _with_output(call: ToolPart, value: Any) -> ToolPart:
+def with_output(call: ToolPart, value: Any) -> ToolPart:
+    """`call` with what its tool gave; failed if that cannot be expressed as JSON."""
     try:
         return dataclasses.replace(call, state="result", output=as_json(value))
     except ValidationError as error:

@@ -52,6 +52,8 @@ class _Work:
     reply: str = ""
     title: str = ""
     truncated: bool = False
+    cut_off: set[str] = field(default_factory=set)
+    """Ids of messages of which some part was shown, and the answer ended before it came to it."""
 
     def take(self, answer: Answer, draft: Draft, transcript: Transcript) -> None:
         self.rows.extend(draft.rows)
@@ -66,6 +68,17 @@ class _Work:
     def cited(self) -> set[str]:
         found = {source.message_id for row in self.rows for source in row.sources}
         return found.union(*self.repeats.values())
+
+    def forget_cut_off(self) -> None:
+        """Let go of what rests on messages that were noted in part: they are observed again as a whole."""
+        cut_off = self.cut_off.intersection([*self.cited(), *self.nothing])
+        if not cut_off:
+            return
+        self.rows = [row for row in self.rows if cut_off.isdisjoint([s.message_id for s in row.sources])]
+        self.nothing = [id_ for id_ in self.nothing if id_ not in cut_off]
+        for row, messages in self.repeats.items():
+            self.repeats[row] = [id_ for id_ in messages if id_ not in cut_off]
+        self.notes.append(f"{len(cut_off)} messages that were noted in part are observed again")
 
 
 class ModelObserver:
@@ -134,6 +147,7 @@ class ModelObserver:
         head = self._head(batch)
         for transcript in transcripts(pieces, own.max_tokens_per_batch):
             await self._note(transcript, head, batch, work)
+        work.forget_cut_off()
         seen = {piece.message.id for piece in pieces}
         # Nothing to show: left out by the hook, or only calls of memory's own tools.
         work.nothing.extend(id_ for id_ in originals if id_ not in seen)
@@ -161,12 +175,15 @@ class ModelObserver:
             if problem:
                 raise work.asker.failure(f"the observer gave nothing to store: {problem}", _REASONS[problem])
         work.take(answer, draft, transcript)
+        done = _accounted(draft, transcript)
         if truncated or draft.looped or draft.capped:
             work.truncated = True
+            work.cut_off.update(piece.message.id for piece in transcript.pieces)
+            work.cut_off -= done
             return  # what it did not come to is observed again
         if not again:
-            await self._ask_for_missed(transcript, head, work)
-        self._fill(transcript, work)
+            await self._ask_for_missed(transcript, head, work, done)
+        self._fill(transcript, work, done)
 
     async def _ask(self, text: str, transcript: Transcript, work: _Work) -> tuple[Answer, Draft, bool, str]:
         reply = await work.asker.ask(self._instructions, text, transcript.files)
@@ -186,9 +203,11 @@ class ModelObserver:
                 problem = "it has no line of the log"
         return answer, draft, reply.truncated, problem
 
-    async def _ask_for_missed(self, transcript: Transcript, head: str, work: _Work) -> None:
-        """Ask once more about messages that were passed over, or whose details are in no line."""
-        done = work.cited().union(work.nothing)
+    async def _ask_for_missed(self, transcript: Transcript, head: str, work: _Work, done: set[str]) -> None:
+        """Ask once more about messages that were passed over, or whose details are in no line.
+
+        `done` are ids of messages that the answer accounts for; those of the second answer are added.
+        """
         silent = [
             piece.label
             for piece in transcript.pieces
@@ -216,10 +235,10 @@ class ModelObserver:
             answer.task = answer.reply = answer.title = ""
             work.take(answer, draft, part)
             work.truncated = work.truncated or truncated
+            done |= _accounted(draft, part)
 
-    def _fill(self, transcript: Transcript, work: _Work) -> None:
+    def _fill(self, transcript: Transcript, work: _Work, done: set[str]) -> None:
         """Account for messages that the model passed over twice: what a user said is kept word for word."""
-        done = work.cited().union(work.nothing)
         for piece in transcript.pieces:
             if piece.message.id in done:
                 continue
@@ -314,6 +333,11 @@ _REASONS = {
     "no line names a message": "no-sources",
     "it has no line of the log": "unparsable",
 }
+
+
+def _accounted(draft: Draft, transcript: Transcript) -> set[str]:
+    """Ids of the messages that an answer cites, or says to hold nothing."""
+    return draft.cited().union([transcript.labels[label].message.id for label in draft.nothing])
 
 
 def _element(name: str, text: str) -> str:

@@ -97,7 +97,8 @@ class ObservedThread:
         self._again = again
         self._before = None if again is None else again.seq
         self._earlier: tuple[Message, ...] = ()
-        self._count = count
+        self._count = count or size_of
+        self._sizes: dict[str, tuple[Message, int]] = {}
         self._waited = 0.0
         self.settings = settings
         self.state = state
@@ -154,7 +155,7 @@ class ObservedThread:
         for message in reversed(found):
             if message.id == self._again.id or (message.seq or 0) < first:
                 continue
-            room -= (self._count or size_of)(message)
+            room -= self._size(message)
             if room < 0:
                 break
             self._earlier = (message, *self._earlier)
@@ -200,10 +201,9 @@ class ObservedThread:
         return await self.prepare("overflow", model, growing, target=growing + raw // 2)
 
     def _growing(self, input: Sequence[Message], answer: Message | None) -> int:
-        count = self._count or size_of
         known = {message.id for message in self.state.raw}
         return sum(
-            count(message)
+            self._size(message)
             for message in (*input, *(() if answer is None else (answer,)))
             if message.id not in known
         )
@@ -250,8 +250,14 @@ class ObservedThread:
             await self._read()
 
     def _snapshot(self) -> Snapshot:
-        count = self._count or size_of
-        return snapshot_of(self.state, last_at=self._last_at, tokens=count)
+        return snapshot_of(self.state, last_at=self._last_at, tokens=self._size)
+
+    def _size(self, message: Message) -> int:
+        """The size of a message, counted once in a turn."""
+        known = self._sizes.get(message.id)
+        if known is None or known[0] is not message:
+            known = self._sizes[message.id] = (message, self._count(message))
+        return known[1]
 
     async def _activate(self, action: Activate | ActivateSummaries) -> bool:
         whole = isinstance(action, ActivateSummaries)
@@ -507,7 +513,7 @@ class ObservedThread:
         there = {message.id for message in stored}
         known = [message for message in self.state.raw if message.id not in there]
         raw = sorted([*known, *stored], key=lambda message: message.seq or 0)
-        snapshot = snapshot_of(replace(self.state, raw=tuple(raw)), last_at=self._last_at)
+        snapshot = snapshot_of(replace(self.state, raw=tuple(raw)), last_at=self._last_at, tokens=self._size)
         moment = Moment(phase="end", now=self._place.clock(), model=None if model is None else model.name)
         due = any(isinstance(action, (Observe, Reflect)) for action in plan(snapshot, moment, self.settings))
         if due:

@@ -22,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from ..._errors import ConfigurationError
 from ._connections import Connections
 from ._failures import SERIALIZATION, is_lost, translate
-from ._session import READ, WRITE, Session, Statement, run_together
+from ._session import READ, WRITE, Session, Statement, cursor_of, run_together
 from ._settings import GRACE, Settings, name_of
 
 T = TypeVar("T")
@@ -131,6 +131,31 @@ class Engine:
             )
 
         return await self._run(run, GRACE if begin == WRITE else 0)
+
+    async def alone(self, job: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """The value of `job`, which runs outside of any transaction and takes as long as it takes."""
+
+        def run(connections: Connections) -> T:
+            if connections.pooler:
+                raise ConfigurationError("this needs a connection to the server itself, past the pooler")
+            with connections.borrow() as connection:
+                if connection.info.transaction_status != TransactionStatus.IDLE:
+                    raise ConfigurationError("this cannot run inside a transaction; end yours first")
+                cursor = cursor_of(connection)
+                kept = cursor.execute(
+                    "SELECT name, setting FROM pg_settings "
+                    "WHERE name IN ('statement_timeout', 'lock_timeout')"
+                ).fetchall()
+                try:
+                    for name, _ in kept:
+                        cursor.execute("SELECT set_config(%s, '0', false)", (name,))
+                    return job(connection)
+                finally:
+                    if not connection.closed:
+                        for name, value in kept:
+                            cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+
+        return await self._run(run)
 
     async def close(self) -> None:
         """Finish what was accepted, then close all connections that are ours."""

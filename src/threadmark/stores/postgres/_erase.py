@@ -28,6 +28,11 @@ def erase(db: Session, names: Names, owner: str, thread_id: str | None, now: dat
         db.rows(f"SELECT {names.schema}.forget_source(%s, %s)", (owner, [row[0] for row in rows]))
         removed = _threads.delete(db, names, owner, rows)
     if thread_id is None:
+        db.change(
+            f"DELETE FROM {names.schema}.recall_near "
+            f"WHERE owner_no = (SELECT number FROM {names.resources} WHERE id = %s)",
+            (owner,),
+        )
         own = db.change(f"DELETE FROM {names.working} WHERE resource_id = %s AND thread_number = 0", (owner,))
         if own:
             removed["working_memory"] = removed.get("working_memory", 0) + own

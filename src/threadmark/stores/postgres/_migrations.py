@@ -14,7 +14,7 @@ import psycopg
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import FORGET_SOURCE, LOCK_OWNER, WRITE_TURN
 from ._observation_schema import m003_observations
-from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall, m004_recalled_observations
+from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall, m004_recalled_observations, m005_near
 from ._session import cursor_of
 
 Migration: TypeAlias = Callable[[psycopg.Cursor[Any], str], None]
@@ -127,6 +127,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m002_recall,
     m003_observations,
     m004_recalled_observations,
+    m005_near,
 )
 
 # They belong to the newest step, and are made anew with it.

@@ -39,7 +39,7 @@ def policies(schema: str = "threadmark") -> str:
         "observation_sources": f"EXISTS (SELECT 1 FROM {s}.observations AS o WHERE o.key = observation_key)",
         "observation_children": f"EXISTS (SELECT 1 FROM {s}.observations AS o WHERE o.key = summary_key)",
         **dict.fromkeys(
-            ("recall_docs", "recall_postings", "recall_vectors"),
+            ("recall_docs", "recall_postings", "recall_vectors", "recall_near"),
             f"abs(owner_no) IN (SELECT r.number FROM {s}.resources AS r)",
         ),
     }

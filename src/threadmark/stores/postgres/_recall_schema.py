@@ -15,6 +15,7 @@ TABLES = (
     "recall_postings",
     "recall_docs",
     "recall_vectors",
+    "recall_near",
     "recall_outbox",
     "recall_spaces",
     "recall_state",
@@ -99,6 +100,18 @@ def m004_recalled_observations(db: psycopg.Cursor[Any], schema: str) -> None:
              WHERE o.kind <> 'none'""",
     ):
         db.execute(statement.format(s=schema))
+
+
+def m005_near(db: psycopg.Cursor[Any], schema: str) -> None:
+    """Of owners whose vectors have an index of their own, the messages that tell how cosines are spread."""
+    db.execute(
+        f"""CREATE TABLE {schema}.recall_near (
+              owner_no bigint NOT NULL,
+              space_no bigint NOT NULL,
+              sample bigint[] NOT NULL,
+              PRIMARY KEY (owner_no, space_no)
+            )"""
+    )
 
 
 UNINDEX = """

@@ -44,11 +44,13 @@ class SqlSource:
         self._number = owner_no
         self._postings = f"{names.schema}.recall_postings"
         self._docs = f"{names.schema}.recall_docs"
+        self._size: int | None = None
 
     def size(self) -> int:
-        return int(
-            self._db.rows(f"SELECT count(*) FROM {self._docs} WHERE owner_no = %s", (self._number,))[0][0]
-        )
+        if self._size is None:
+            counted = self._db.rows(f"SELECT count(*) FROM {self._docs} WHERE owner_no = %s", (self._number,))
+            self._size = int(counted[0][0])
+        return self._size
 
     def keys(self) -> list[int]:
         """All indexed messages."""
@@ -106,7 +108,7 @@ class VectorSource(SqlSource):
         self, db: Session, names: Names, owner: str, owner_no: int, space_no: int, vector: Sequence[float]
     ) -> None:
         super().__init__(db, names, owner, owner_no)
-        where = find_pgvector(db)
+        self._where = where = find_pgvector(db)
         self._space = space_no
         self._text = f"[{','.join(map(repr, vector))}]"
         self._cosine = f"max(-(v.vector::{where}.vector OPERATOR({where}.<#>) %s::{where}.vector))"
@@ -178,7 +180,7 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
     embedded = 0
     if request.vector is not None:
         vector = floats(request.vector)
-        source = VectorSource(db, names, owner, owner_no, number, vector)
+        source = _vector_source(db, names, owner, owner_no, number, vector)
         source.measure()
         embedded = source.embedded
     ranked = gather.search(
@@ -206,6 +208,18 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
         indexed=source.size(),
         embedded=embedded,
     )
+
+
+def _vector_source(
+    db: Session, names: Names, owner: str, owner_no: int, space_no: int, vector: Sequence[float]
+) -> VectorSource:
+    """The owner's vectors: by their index where they have one."""
+    from . import _recall_near  # it rests on this module
+
+    row = db.row(*_recall_near.sample(names, owner_no, space_no))
+    if row is None:
+        return VectorSource(db, names, owner, owner_no, space_no, vector)
+    return _recall_near.NearSource(db, names, owner, owner_no, space_no, vector, row[0])
 
 
 def match(db: Session, names: Names, owner: str, request: MatchQuery) -> MessagePage:

@@ -74,7 +74,7 @@ def drop(db: Session, names: Names, name: str) -> bool:
     db.rows(f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE")
     if row is None:
         return False
-    for table in ("recall_outbox", "recall_vectors", "recall_spaces"):
+    for table in ("recall_outbox", "recall_vectors", "recall_near", "recall_spaces"):
         db.change(f"DELETE FROM {names.schema}.{table} WHERE space_no = %s", (row[0],))
     return True
 

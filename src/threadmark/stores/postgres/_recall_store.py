@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from ..._errors import ConfigurationError
@@ -28,6 +29,7 @@ from ..base import (
 from . import _observation_search, _recall, _recall_search, _recall_spaces
 from ._engine import Engine
 from ._names import Names
+from ._recall_indexing import Indexing, VectorIndex, VectorIndexProgress, building
 from ._session import Session
 
 
@@ -85,6 +87,32 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
         check_id("resource", owner)
         names = self._names
         return await self._engine.view(lambda db: _recall_search.speakers(db, names, owner), owner)
+
+    async def index_vectors(
+        self, *, least: int = 10_000, progress: Callable[[VectorIndexProgress], object] | None = None
+    ) -> list[VectorIndex]:
+        """Give each owner with `least` vectors of an embedder or more an HNSW index of their own.
+
+        Readers and writers go on meanwhile. Indexes of owners who have fewer than half of `least` by now are
+        removed, and others kept; run it again from time to time. `progress` is called about once a second.
+        Returns the indexes that there are then. It needs the role that owns the tables.
+
+        Raises `ConfigurationError` without pgvector, behind a pooler, inside a transaction or without the
+        right, and `StoreBusyError` while another process is at it.
+        """
+        check_count("least", least, least=1)
+        await self._engine.need_everybody(self._names.threads)
+        where = await self._engine.transact(_recall_search.find_pgvector)
+        indexing = Indexing(self._names, least)
+        task = asyncio.ensure_future(self._engine.alone(lambda db: indexing.run(db, where)))
+        try:
+            while progress is not None and not (await asyncio.wait([task], timeout=1))[0]:
+                share = await self._engine.read([building(self._names)], lambda rows: float(rows[0][0]))
+                progress(VectorIndexProgress(done=indexing.done, total=indexing.total, share=share))
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
 
     async def search_observations(self, owner: str, search: ObservationSearch) -> ObservationAnswer:
         check_id("resource", owner)
