@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..context import Prompt
     from ..options import MemorySettings
     from ..tools import MemoryTool
+    from ..working import WorkingMemory
 
 log = logging.getLogger("threadmark")
 
@@ -90,8 +91,10 @@ class ObservedThread:
         last_at: datetime | None,
         again: Message | None = None,
         count: Callable[[Message], int] | None = None,
+        working: WorkingMemory | None = None,
     ) -> None:
         self._place = place
+        self._working = working
         self._background = background
         self._last_at = last_at
         self._again = again
@@ -292,7 +295,7 @@ class ObservedThread:
 
     async def _observe(self, action: Observe, phase: Phase, model: Model | None) -> bool:
         """Begin to observe; wait for it if the action says so. Whether there is something new to read."""
-        started = self.start(roles_for(self.settings, model), phase)
+        started = self.start(roles_for(self.settings, model, self._working), phase)
         left = self.settings.deadline - self._waited
         if not action.wait or left <= 0:
             return False
@@ -311,7 +314,7 @@ class ObservedThread:
 
     def start(self, roles: Roles, phase: Phase = "background") -> asyncio.Future[None]:
         """Work on the thread in the background, unless that goes on already; done when that work is."""
-        worker = Worker(self._place, self.settings, roles)
+        worker = Worker(self._place, self.settings, roles, self._working)
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def work() -> None:
@@ -517,7 +520,7 @@ class ObservedThread:
         moment = Moment(phase="end", now=self._place.clock(), model=None if model is None else model.name)
         due = any(isinstance(action, (Observe, Reflect)) for action in plan(snapshot, moment, self.settings))
         if due:
-            self.start(roles_for(self.settings, model))
+            self.start(roles_for(self.settings, model, self._working))
         return due
 
 
@@ -541,6 +544,7 @@ def observed_thread(
         state.observations,
         last_at=None if state.thread is None else state.thread.updated_at,
         again=again,
+        working=settings.working_memory,
     )
 
 
@@ -575,14 +579,19 @@ def fit(rows: Sequence[Observation], room: int | None) -> tuple[list[Observation
     return [row for row in rows if row.id in kept], tuple([row.id for row in rows if row.id not in kept])
 
 
-def roles_for(settings: ObservationalMemory, model: Model | None) -> Roles:
-    """Who observes and reflects: those of the settings, or a model; `model` is the agent's own."""
+def roles_for(
+    settings: ObservationalMemory, model: Model | None, working: WorkingMemory | None = None
+) -> Roles:
+    """Who observes and reflects: those of the settings, or a model; `model` is the agent's own.
+
+    `working` are the settings of working memory, for an observer that keeps it.
+    """
     if settings.observer is not None:
         return Roles(observer=settings.observer, reflector=settings.reflector)
     from .observer import ModelObserver
     from .reflector import ModelReflector
 
     return Roles(
-        observer=ModelObserver(settings, model),
+        observer=ModelObserver(settings, model, working),
         reflector=settings.reflector or ModelReflector(settings, model),
     )
