@@ -24,6 +24,7 @@ from pydantic_ai import (
     RunContext,
 )
 from pydantic_ai import messages as pai
+from pydantic_ai.exceptions import UserError
 from pydantic_ai.models.function import FunctionModel
 
 from threadmark import Agent as OwnAgent
@@ -592,6 +593,20 @@ def test_what_cannot_work(memory: Memory) -> None:
         MemoryCapability("sqlite://", resource="ana", thread="t")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="lastMessages"):
         MemoryCapability(handle, lastMessages=3)  # type: ignore[call-arg]
+
+
+async def test_one_memory_a_run(memory: Memory) -> None:
+    """Two memories in one run are refused before any model call."""
+    threads = memory.resource("ana")
+    both = [MemoryCapability(threads.thread(name)) for name in ("a", "b")]
+
+    async def run() -> None:
+        made: ProviderAgent[None, str] = ProviderAgent(Played(["ok"]).model, capabilities=both)
+        await made.run("hi")
+
+    with pytest.raises(UserError, match="threadmark-memory"):
+        await run()
+    assert (await threads.threads.list()).total == 0
 
 
 async def test_read_only(memory: Memory) -> None:

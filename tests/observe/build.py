@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from threadmark import Message
-from threadmark.memory.observe._types import ObserverBatch, ReflectorBatch
+from threadmark import Message, TextPart
+from threadmark.memory.observe._types import ObserverBatch, ObserverResult, ReflectorBatch
 from threadmark.memory.observe.observer import ModelObserver
 from threadmark.memory.observe.reflector import ModelReflector
 from threadmark.memory.observe.render import row_tokens
 from threadmark.memory.observe.settings import ObservationalMemory
-from threadmark.models.base import ModelRequest
+from threadmark.models.base import ModelRequest, ModelResponse
 from threadmark.stores.base import Observation
 from threadmark.testing import ScriptedModel
 
@@ -101,3 +101,16 @@ def to_reflect(*rows: Observation, **fields: Any) -> ReflectorBatch:
 def asked(model: ScriptedModel, index: int = -1) -> str:
     """The text that a request of the model showed it."""
     return model.requests[index].messages[0].text
+
+
+def told(result: ObserverResult) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Priority, text and sources of each row."""
+    return [
+        (item.priority, item.text, tuple(source.message_id for source in item.sources))
+        for item in result.rows
+    ]
+
+
+def length(text: str) -> ModelResponse:
+    """An answer that was cut off."""
+    return ModelResponse(parts=(TextPart(text),), finish_reason="length")

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from threadmark import Message
+from threadmark.memory.observe._types import Roles
 from threadmark.memory.observe.plan import Activate, Moment, Observe, Raw, Snapshot, plan
-from threadmark.memory.observe.work import LOADED
+from threadmark.memory.observe.work import LOADED, Place, Worker
+from threadmark.memory.tokens import message_tokens
 from threadmark.stores.base import ObservationLog
 
 from .scripted import WHERE, WHO, Observer, World, small
@@ -59,6 +61,27 @@ async def test_forced_observing_goes_on_behind_what_is_not_in_view() -> None:
     world = await imported(Observer(), pairs=LOADED + 100)
     status = await world.memory.resource(WHO).thread(WHERE).observations.update(force=True)
     assert (status.observed_seq, status.visible_seq) == (2 * LOADED + 200, 0)
+
+
+async def test_the_status_counts_messages_that_are_not_loaded() -> None:
+    """`tokens` are of all that is raw and not observed, however many messages that are."""
+    observer = Observer()
+    world = await imported(observer, pairs=LOADED + 300)
+    thread = world.memory.resource(WHO).thread(WHERE).observations
+    whole = sum(message_tokens(message) for message in await world.messages())
+    status = await thread.status()
+    assert (status.tokens.raw, status.tokens.unobserved) == (whole, whole)
+    worker = Worker(
+        Place(world.store, world.clock, world.events.append, WHO, WHERE),
+        world.memory.settings.observational_memory or small(),
+        Roles(observer=observer),
+    )
+    state = await worker.state()
+    ids = tuple([message.id for message in state.raw[:100]])
+    await worker.observe(state, Observe(from_seq=1, to_seq=100, ids=ids))
+    rest = sum(message_tokens(message) for message in (await world.messages())[100:])
+    status = await thread.status()
+    assert (status.tokens.raw, status.tokens.unobserved) == (whole, rest)
 
 
 def test_omitted_messages_are_brought_into_view_whatever_the_floor() -> None:

@@ -54,6 +54,9 @@ GivenId: TypeAlias = str | Callable[[RunContext[Any]], str | Awaitable[str | Non
 GivenSpeaker: TypeAlias = Speaker | Callable[[RunContext[Any]], Speaker | Awaitable[Speaker | None] | None]
 """Likewise for who is talking."""
 
+ID = "threadmark-memory"
+"""Pydantic AI refuses a second capability of this id: a run has one memory."""
+
 RETRIES = 10
 """How often in one run a model may call one of memory's tools wrongly before Pydantic AI ends the run."""
 
@@ -105,6 +108,7 @@ class MemoryCapability(AbstractCapability[Any]):
                 "memory needs an owner and a conversation: give resource=... and thread=..."
             )
         memory.settings.merge(options)
+        self.id = ID
         self._memory = memory
         self._resource = resource
         self._thread = thread
@@ -142,6 +146,9 @@ class MemoryCapability(AbstractCapability[Any]):
 class _NoMemory(AbstractCapability[Any]):
     """A run that goes without memory."""
 
+    def __init__(self) -> None:
+        self.id = ID
+
 
 class _Asked:
     """What a run was asked, and where its answer begins among the messages of the run."""
@@ -170,6 +177,7 @@ class _MemoryRun(AbstractCapability[Any]):
     """The memory of one run."""
 
     def __init__(self, turn: Turn, asked: _Asked) -> None:
+        self.id = ID
         self._turn = turn
         self._asked = asked
         self._live: Sequence[pai.ModelMessage] | None = None  # the run's own messages, as they grow

@@ -331,11 +331,14 @@ def _note(draft: Draft, what: str, count: int) -> None:
 def missed_details(
     transcript: Transcript, rows: Sequence[NewObservation], known: Iterable[Observation] = ()
 ) -> dict[str, list[str]]:
-    """For each label of a user's message: its numbers, addresses, identifiers and names that no row has."""
+    """For each label of a user's message: its numbers, addresses, identifiers and names that no row has.
+
+    Not of long messages: nobody would want all of a log that was pasted.
+    """
     noted = "\n".join([*(row.text for row in rows), *(row.text for row in known)])
     found: dict[str, list[str]] = {}
     for piece in transcript.pieces:
-        if piece.origin == "user" and len(piece.text) <= _LONG_MESSAGE:
+        if piece.origin == "user" and not piece.is_slice and len(piece.text) <= _LONG_MESSAGE:
             items = missing([*exact_items(piece.text), *names(piece.text)], noted)
             if items:
                 found[piece.label] = items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +15,10 @@ from ..._types import Message
 from ...stores.base import (
     Hints,
     LogQuery,
+    MessageQuery,
     Observation,
     ObservationJob,
+    ObservationLog,
     ObservationPage,
     ObservationQuery,
     RoleHealth,
@@ -25,7 +27,7 @@ from .plan import Tokens, measure
 from .settings import ObservationalMemory
 from .sources import gather
 from .view import roles_for
-from .work import LOADED, Place, Worker, snapshot_of
+from .work import LOADED, Place, Worker, size_of, snapshot_of
 
 if TYPE_CHECKING:
     from ...models import Model
@@ -160,18 +162,40 @@ class ThreadObservations(Observations):
         query = LogQuery(thread_id=self._id, now=self._memory.now(), limit=LOADED)
         state = await self._store.read_observations(self._resource, query)
         log = state.log
+        tokens = measure(snapshot_of(state), settings)
+        if state.omitted:
+            raw, unobserved = await self._count(log)
+            tokens = replace(tokens, raw=raw, unobserved=unobserved)
         return ObservationStatus(
             thread_id=self._id,
             observed_seq=log.observed_seq,
             visible_seq=log.visible_seq,
             gaps=log.gaps,
-            tokens=measure(snapshot_of(state), settings),
+            tokens=tokens,
             hints=log.hints,
             extracted=dict(log.extracted),
             running=log.running,
             observer=log.observer,
             reflector=log.reflector,
         )
+
+    async def _count(self, log: ObservationLog) -> tuple[int, int]:
+        """Tokens of all messages that are not covered, and of those not observed, read page by page."""
+        first = min([log.visible_seq + 1, *log.gaps[:1]])
+        gaps = set(log.gaps)
+        raw = unobserved = 0
+        query = MessageQuery(thread_id=self._id, per_page=LOADED, order="desc")
+        while True:
+            page = await self._store.list_messages(self._resource, query)
+            for message in page.messages:
+                seq = message.seq or 0
+                if not log.covers(seq):
+                    size = size_of(message)
+                    raw += size
+                    unobserved += size if seq > log.observed_seq or seq in gaps else 0
+            if page.next_cursor is None or (page.messages[-1].seq or 0) <= first:
+                return raw, unobserved
+            query = replace(query, cursor=page.next_cursor)
 
     async def jobs(self, limit: int | None = 100) -> Sequence[ObservationJob]:
         """Jobs of this thread, newest first, with their range, state, error and usage."""
@@ -192,7 +216,9 @@ class ThreadObservations(Observations):
             raise ConfigurationError("this memory has no observational memory: give it observational_memory")
         background = self._memory.background
         place = Place(self._store, self._memory.now, background.tell, self._resource, self._id)
-        await Worker(place, settings, roles_for(settings, model)).run("overflow" if force else "background")
+        working = self._memory.settings.working_memory
+        worker = Worker(place, settings, roles_for(settings, model, working), working)
+        await worker.run("overflow" if force else "background")
         self._memory.wrote()
         return await self.status()
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..._types import Json
 from ...stores.base import Hints, NewObservation
 from ._checks import zone
 from ._text import cut, one_line, protect, says_something
 from ._types import ObserverBatch, ObserverResult
-from .extract import previous
+from .extract import WORKING_MEMORY, accepted, previous
 from .guard import Checks, Draft, guarded, is_refusal, missed_details, verbatim
 from .hooks import HookContext
 from .parse import Answer, parse
@@ -24,6 +24,7 @@ from .transcript import Transcript, View, pieces_of, transcripts
 if TYPE_CHECKING:
     from ..._types import Message
     from ...models import Model
+    from ..working import WorkingMemory
 
 MANY_MISSED = 3
 """The observer is asked once more when it left out more details than this, or a message altogether."""
@@ -52,6 +53,8 @@ class _Work:
     reply: str = ""
     title: str = ""
     truncated: bool = False
+    cut_off: set[str] = field(default_factory=set)
+    """Ids of messages of which some part was shown, and the answer ended before it came to it."""
 
     def take(self, answer: Answer, draft: Draft, transcript: Transcript) -> None:
         self.rows.extend(draft.rows)
@@ -67,18 +70,42 @@ class _Work:
         found = {source.message_id for row in self.rows for source in row.sources}
         return found.union(*self.repeats.values())
 
+    def forget_cut_off(self) -> None:
+        """Let go of what rests on messages that were noted in part: they are observed again as a whole."""
+        cut_off = self.cut_off.intersection([*self.cited(), *self.nothing])
+        if not cut_off:
+            return
+        self.rows = [row for row in self.rows if cut_off.isdisjoint([s.message_id for s in row.sources])]
+        self.nothing = [id_ for id_ in self.nothing if id_ not in cut_off]
+        for row, messages in self.repeats.items():
+            self.repeats[row] = [id_ for id_ in messages if id_ not in cut_off]
+        self.notes.append(f"{len(cut_off)} messages that were noted in part are observed again")
+
 
 class ModelObserver:
-    """An `Observer` with a model behind it. `model` is the agent's own, for settings that name none."""
+    """An `Observer` with a model behind it. `model` is the agent's own, for settings that name none.
 
-    def __init__(self, settings: ObservationalMemory, model: Model | None = None) -> None:
+    `working` are the settings of the working memory that it is to keep, if it is.
+    """
+
+    def __init__(
+        self,
+        settings: ObservationalMemory,
+        model: Model | None = None,
+        working: WorkingMemory | None = None,
+    ) -> None:
         self._settings = settings
         self._model = model
         own = settings.observation
+        values = [item.request() for item in own.extract]
+        if working is not None and own.manage_working_memory:
+            from .working import request
+
+            values.append(request(working))
         self._instructions = observer_instructions(
             hints=own.hints,
             title=own.thread_title,
-            values=[item.request() for item in own.extract],
+            values=values,
             instruction=own.instruction,
         )
         digest = hashlib.blake2b(self._instructions.encode("utf-8", "surrogatepass"), digest_size=6)
@@ -134,6 +161,7 @@ class ModelObserver:
         head = self._head(batch)
         for transcript in transcripts(pieces, own.max_tokens_per_batch):
             await self._note(transcript, head, batch, work)
+        work.forget_cut_off()
         seen = {piece.message.id for piece in pieces}
         # Nothing to show: left out by the hook, or only calls of memory's own tools.
         work.nothing.extend(id_ for id_ in originals if id_ not in seen)
@@ -161,12 +189,15 @@ class ModelObserver:
             if problem:
                 raise work.asker.failure(f"the observer gave nothing to store: {problem}", _REASONS[problem])
         work.take(answer, draft, transcript)
+        done = _accounted(draft, transcript)
         if truncated or draft.looped or draft.capped:
             work.truncated = True
+            work.cut_off.update(piece.message.id for piece in transcript.pieces)
+            work.cut_off -= done
             return  # what it did not come to is observed again
         if not again:
-            await self._ask_for_missed(transcript, head, work)
-        self._fill(transcript, work)
+            await self._ask_for_missed(transcript, head, work, done)
+        self._fill(transcript, work, done)
 
     async def _ask(self, text: str, transcript: Transcript, work: _Work) -> tuple[Answer, Draft, bool, str]:
         reply = await work.asker.ask(self._instructions, text, transcript.files)
@@ -186,9 +217,11 @@ class ModelObserver:
                 problem = "it has no line of the log"
         return answer, draft, reply.truncated, problem
 
-    async def _ask_for_missed(self, transcript: Transcript, head: str, work: _Work) -> None:
-        """Ask once more about messages that were passed over, or whose details are in no line."""
-        done = work.cited().union(work.nothing)
+    async def _ask_for_missed(self, transcript: Transcript, head: str, work: _Work, done: set[str]) -> None:
+        """Ask once more about messages that were passed over, or whose details are in no line.
+
+        `done` are ids of messages that the answer accounts for; those of the second answer are added.
+        """
         silent = [
             piece.label
             for piece in transcript.pieces
@@ -216,10 +249,10 @@ class ModelObserver:
             answer.task = answer.reply = answer.title = ""
             work.take(answer, draft, part)
             work.truncated = work.truncated or truncated
+            done |= _accounted(draft, part)
 
-    def _fill(self, transcript: Transcript, work: _Work) -> None:
+    def _fill(self, transcript: Transcript, work: _Work, done: set[str]) -> None:
         """Account for messages that the model passed over twice: what a user said is kept word for word."""
-        done = work.cited().union(work.nothing)
         for piece in transcript.pieces:
             if piece.message.id in done:
                 continue
@@ -260,6 +293,9 @@ class ModelObserver:
         if own.thread_title and batch.title:
             parts.append(f"The title so far: {protect(one_line(batch.title))}")
         values = previous(own.extract, batch.extracted)
+        if batch.working_memory is not None:
+            told = json.dumps(batch.working_memory, ensure_ascii=False)
+            parts.append(f"The working memory so far:\n{protect(told)}")
         if values:
             from ..._codec import to_json
 
@@ -284,27 +320,14 @@ class ModelObserver:
             nothing=_once(id_ for id_ in work.nothing if id_ not in cited),
             repeats={row: _once(messages) for row, messages in work.repeats.items()},
             hints=hints,
-            extracted=await self._extract(batch, work),
+            extracted=await accepted(own.extract, work.values, batch.extracted, clean, work.notes),
+            working_memory=clean(work.values[WORKING_MEMORY]) if WORKING_MEMORY in work.values else None,
             title=title if len(title) >= _LEAST_TITLE else None,
             usage=work.asker.usage,
             model=work.asker.name,
             truncated=work.truncated,
             notes=tuple(work.notes),
         )
-
-    async def _extract(self, batch: ObserverBatch, work: _Work) -> Mapping[str, Json]:
-        """The values that fit. One that does not, or whose function raises, stays as it was."""
-        clean = work.checks.redact or str
-        found: dict[str, Json] = {}
-        for item in self._settings.observation.extract:
-            if item.slug not in work.values:
-                continue
-            try:
-                value = item.read(clean(work.values[item.slug]))
-                found[item.slug] = await item.accept(value, batch.extracted.get(item.slug))
-            except Exception as error:
-                work.notes.append(f"the value {item.slug!r} was not taken: {type(error).__name__}")
-        return found
 
 
 _REASONS = {
@@ -314,6 +337,11 @@ _REASONS = {
     "no line names a message": "no-sources",
     "it has no line of the log": "unparsable",
 }
+
+
+def _accounted(draft: Draft, transcript: Transcript) -> set[str]:
+    """Ids of the messages that an answer cites, or says to hold nothing."""
+    return draft.cited().union([transcript.labels[label].message.id for label in draft.nothing])
 
 
 def _element(name: str, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 
 from ..._codec import to_json
@@ -36,6 +36,8 @@ class Piece:
     text: str
     head: str
     files: tuple[FilePart, ...] = ()
+    is_slice: bool = False
+    """Whether it is a part of what the label stands for, which was too long to be shown at once."""
 
     def render(self, text: str, note: str = "") -> str:
         name = "tool" if "." in self.label else "message"
@@ -123,8 +125,8 @@ def transcripts(pieces: Iterable[Piece], limit: int) -> Iterator[Transcript]:
     """Pieces in calls of about `limit` tokens, in order; a longer one is shown in slices of its text."""
     held: list[tuple[Piece, str, int]] = []
     size = 0
-    for piece in pieces:
-        for text, tokens in _rendered(piece, limit):
+    for whole in pieces:
+        for piece, text, tokens in _rendered(whole, limit):
             if held and size + tokens > limit:
                 yield _transcript(held)
                 held, size = [], 0
@@ -134,16 +136,18 @@ def transcripts(pieces: Iterable[Piece], limit: int) -> Iterator[Transcript]:
         yield _transcript(held)
 
 
-def _rendered(piece: Piece, limit: int) -> Iterator[tuple[str, int]]:
+def _rendered(piece: Piece, limit: int) -> Iterator[tuple[Piece, str, int]]:
+    """A piece as it is shown, with its size; or slices of it, each a piece of its own."""
     whole = piece.render(piece.text)
     tokens = estimate_tokens(whole) + sum(_file_tokens(part) for part in piece.files)
     if tokens <= limit:
-        yield whole, tokens
+        yield piece, whole, tokens
         return
     slices = list(_slices(piece.text, max(100, limit - 100)))
     for number, text in enumerate(slices, start=1):
         shown = piece.render(text, f' part="{number} of {len(slices)}"')
-        yield shown, estimate_tokens(shown)
+        files = piece.files if number == 1 else ()
+        yield replace(piece, text=text, files=files, is_slice=True), shown, estimate_tokens(shown)
 
 
 def _slices(text: str, limit: int) -> Iterator[str]:
@@ -164,11 +168,13 @@ def _slices(text: str, limit: int) -> Iterator[str]:
 
 
 def _transcript(held: Sequence[tuple[Piece, str, int]]) -> Transcript:
-    pieces = tuple(dict.fromkeys(piece.label for piece, _, _ in held))
-    by_label = {piece.label: piece for piece, _, _ in held}
-    files = tuple(part for label in pieces for part in by_label[label].files)
+    by_label: dict[str, Piece] = {}
+    for piece, _, _ in held:
+        one = by_label.get(piece.label)  # two slices of one
+        by_label[piece.label] = piece if one is None else replace(one, text=one.text + piece.text)
+    files = tuple(part for piece in by_label.values() for part in piece.files)
     return Transcript(
-        pieces=tuple(by_label[label] for label in pieces),
+        pieces=tuple(by_label.values()),
         text="\n".join(text for _, text, _ in held),
         tokens=sum(tokens for _, _, tokens in held),
         files=files,
