@@ -20,7 +20,8 @@ TABLES = ("threads", "messages", "working_memory", "observations", "observation_
 OBSERVE = (
     "INSERT INTO {s}.observations (resource_id, number, thread_number, thread_id, kind, priority, text, "
     "made_by, origin, from_seq, to_seq, place, job_id, recorded_at) "
-    "SELECT resource_id, {r} * 100000 + number * 100 + n, number, id, 'event', 'medium', repeat('noted ', 20), 'observer', 'observer', n, n, n, 'j', "
+    "SELECT resource_id, {r} * 100000 + number * 100 + n, number, id, 'event', 'medium', "
+    "repeat('noted ', 20), 'observer', 'observer', n, n, n, 'j', "
     "'2026-01-01T00:00:00Z' FROM {s}.threads, generate_series(1, 20) AS n",
     "INSERT INTO {s}.observation_logs (thread_number, resource_id) "
     "SELECT number, resource_id FROM {s}.threads "
