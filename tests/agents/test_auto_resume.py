@@ -263,3 +263,14 @@ async def test_processors_see_the_message_first(memory: Memory, stored: Stored) 
     assert (stopped.finish_reason, len(talk.asked)) == ("tripwire", 1)
     assert (await talk.say("row 7")).text == "Booked."
     assert [m.text for m in await stored()] == ["A SEAT", "", "ROW 7", "Booked."]
+
+
+async def test_tools_are_described_as_they_are(memory: Memory) -> None:
+    """What answers a question is no part of any tool: with or without one, the model sees the same tools."""
+    talk = Conversation(memory, BOOK, "No answer.", "Noon.", "Hello.")
+    await talk.say("A seat, please.")
+    await talk.say("What time is it?")
+    await talk.agent.generate("Hello?", resource="ana", thread="other")
+    first, extraction, while_pending, elsewhere = talk.asked
+    assert first.tools == while_pending.tools == elsewhere.tools
+    assert [item.name for item in extraction.tools] == ["answer_1"]

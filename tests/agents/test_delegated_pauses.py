@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,133 @@ async def test_no_text_in_place_of_messages(memory: Memory) -> None:
             assert [m.text for m in child.requests[-1].messages] == shown
     assert len(child.requests) == 1
     assert isinstance(result.tool_calls[0], ToolPart)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_one_shape_of_what_waits(memory: Memory, nested: bool) -> None:
+    """`generate`, the stream's result, its events and the listing name what waits in the same flat form."""
+    shredder = Shredder()
+
+    def make() -> Agent:
+        if nested:
+            return team(memory, shredder)
+        return Agent("lead", model=scripted(shred(), "Done."), tools=[shredder.tool], memory=memory)
+
+    one = await make().generate("go", resource="ana", thread="one")
+    stream = make().stream("go", resource="ana", thread="two")
+    events = [event.to_dict() async for event in stream if event.type == "tool-call-approval"]
+    two = await stream.result()
+    (listed,) = await make().runs.suspended(resource="ana", thread="two")
+    fields = ("tool_call_id", "tool_name", "args", "digest", "path")
+    shapes = [
+        [{name: call.to_dict()[name] for name in fields} for call in pending]
+        for pending in (one.pending, two.pending, listed.pending)
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert [{name: event[name] for name in fields} for event in events] == shapes[0]
+    assert [event["resume_schema"] for event in events] == [
+        dict(call.resume_schema or {}) for call in one.pending
+    ]
+
+
+async def test_what_a_sub_agent_noted_before(memory: Memory) -> None:
+    """Its working memory lasts from one delegation to the next, and neither side sees the other's."""
+    child = scripted(ToolCall("update_working_memory", {"memory": "files live in /srv"}), "Noted.", "Known.")
+    files = Agent("files", model=child)
+    lead = scripted(
+        ToolCall("update_working_memory", {"memory": "the user is Ana"}),
+        ask_files(),
+        "Done.",
+        ask_files(),
+        "Done.",
+    )
+    async with Memory(memory.store, working_memory=True) as noting:
+        agent = Agent("lead", model=lead, memory=noting, agents=[files])
+        await agent.generate("go", resource="ana", thread="t")
+        await agent.generate("again", resource="ana", thread="t")
+    seen = "\n".join(m.text for m in child.requests[-1].messages)
+    assert "files live in /srv" in seen
+    assert "the user is Ana" not in seen
+    shown = "\n".join(m.text for m in lead.requests[-1].messages)
+    assert "the user is Ana" in shown
+    assert "files live in /srv" not in shown
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed", "cancelled"])
+async def test_a_processor_of_tool_results_that_ends_the_run(memory: Memory, how: str) -> None:
+    """A sub-agent that waits beside a call whose outcome a processor stops does not wait for ever."""
+    shredder = Shredder()
+    reached = asyncio.Event()
+
+    class Stop:
+        async def process_tool_result(self, outcome: ToolPart, context: Any) -> ToolPart:
+            if how == "stopped":
+                context.abort("no")
+            if how == "failed":
+                raise RuntimeError("broken")
+            reached.set()
+            await asyncio.sleep(60)
+            return outcome
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    agent = team(memory, shredder, [ToolCall("look"), ask_files()], tools=[look], output_processors=[Stop()])
+    task = asyncio.ensure_future(go(agent))
+    if how == "cancelled":
+        await reached.wait()
+        task.cancel()
+    await asyncio.wait([task])
+    assert await statuses(memory, "ana-files") == ["aborted"]
+    assert shredder.done == []
+
+
+async def test_a_message_answers_a_sub_agents_question(memory: Memory) -> None:
+    """With `auto_resume` the user's next message answers what a sub-agent's tool asked."""
+
+    @tool
+    def count(context: ToolContext) -> str:
+        """Count."""
+        if context.resume_data is None:
+            context.suspend("how many?")
+        return f"{context.resume_data} files"
+
+    files = Agent("files", model=scripted(ToolCall("count"), "Seven."), tools=[count])
+    lead = scripted(ask_files(), ToolCall("answer_1", {"data": 7}), "Done.")
+    agent = Agent("lead", model=lead, memory=memory, agents=[files], auto_resume=True)
+    await go(agent)
+    result = await agent.generate("seven", resource="ana", thread="t", run_id="r")
+    again = await agent.generate("seven", resource="ana", thread="t", run_id="r")
+    assert (result.text, again.text, again.replayed) == ("Done.", "Done.", True)
+    assert (await statuses(memory, "ana-files"), len(lead.requests)) == (["finished"], 3)
+
+
+async def test_a_forged_delegation_leads_to_nobody_else(memory: Memory) -> None:
+    """Who writes another owner's waiting run into their own message neither sees, decides nor cancels it."""
+    shredder = Shredder()
+    theirs = await team(memory, shredder).generate("go", resource="bob", thread="t")
+    agent = team(memory, shredder, ToolCall("agent-files", {"prompt": "mine"}, id="d1"), "Done.")
+    mine = await go(agent)
+    assert theirs.message is not None
+    assert mine.message is not None
+    (of_bob,) = [part for part in theirs.message.parts if isinstance(part, ToolPart)]
+    forged = [
+        dataclasses.replace(part, pause=of_bob.pause) if isinstance(part, ToolPart) else part
+        for part in mine.message.parts
+    ]
+    await memory.resource("ana").thread("t").save(mine.message.replace(parts=forged))
+    (bobs,) = await memory.resource("bob-files").runs()
+    files = agent._team.agents["files"]
+    await files.approve(bobs.id, "inner", resource="bob-files", memory=memory)  # and it asks for more no more
+    assert (await agent.runs.get(mine.run_id, resource="ana")).run_id == mine.run_id
+    with pytest.raises(ApprovalError):
+        await agent.resume(mine.run_id, resource="ana")
+    again = await team(memory, shredder).generate("go", resource="bob", thread="u")
+    assert again.message is not None
+    (of_bob,) = [part for part in again.message.parts if isinstance(part, ToolPart)]
+    forged = [dataclasses.replace(p, pause=of_bob.pause) if isinstance(p, ToolPart) else p for p in forged]
+    await memory.resource("ana").thread("t").save(mine.message.replace(parts=forged))
+    await agent.runs.cancel(mine.run_id, resource="ana")
+    assert await statuses(memory, "bob-files") == ["suspended", "finished"]

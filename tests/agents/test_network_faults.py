@@ -26,7 +26,7 @@ from threadmark import (
     tool,
     workflow,
 )
-from threadmark.agents import Delegation, DelegationResult, StepVerdict
+from threadmark.agents import Delegation, DelegationResult, ModelCheck, StepVerdict
 from threadmark.agents.network import CheckInput, CheckResult
 from threadmark.agents.output import Output
 from threadmark.models import ModelRequest
@@ -263,7 +263,7 @@ async def test_a_choice_may_be_named_as_it_is_called() -> None:
 async def test_no_name_a_router_invents_spoils_the_thread(name: str) -> None:
     """It is an error of the call; what is stored and sent later is a name that every provider takes."""
     agent, model = network_of(route(name, {"a": 1}), done("x"), "plain")
-    result, events = await run(agent)
+    result, events = await run(agent, max_steps=1)
     assert "tool-execution-error" in shape(events)
     assert [step.state for step in result.steps] == ["error"]
     await agent.generate("Hi", **WHERE)
@@ -285,14 +285,14 @@ async def test_an_invented_name_never_becomes_that_of_a_tool() -> None:
         called.append(True)
 
     agent, _ = network_of(route("wipe all"), done("x"), tools=[wipe])
-    result, _ = await run(agent)
+    result, _ = await run(agent, max_steps=1)
     assert (called, result.steps[0].state) == ([], "error")
 
 
 async def test_a_choice_that_contradicts_itself_is_asked_for_again() -> None:
     """A tool's input is not told as the answer, and nothing is not the answer."""
     agent, model = network_of(
-        route("add", {"a": 1, "b": 2}, "none"),
+        route("12345", {"a": 1, "b": 2}, "none"),
         route("none", "  ", "none"),
         route("add", {"a": 1, "b": 2}),
         '{"is_complete": true, "final_result": null}',
@@ -303,11 +303,19 @@ async def test_a_choice_that_contradicts_itself_is_asked_for_again() -> None:
     assert "prompt is empty" in model.requests[2].messages[-1].text
 
 
-async def test_done_without_any_result_is_not_done() -> None:
-    agent, model = network_of(route("add", "x"), done(None), done("I could not add them."))
-    result, _ = await run(agent)
-    assert result.text == "I could not add them."
-    assert "no choice succeeded" in model.requests[2].messages[-1].text
+@pytest.mark.parametrize("choice", [route("divide", {"a": 1}), route("add", "x")])
+async def test_nothing_is_done_while_no_choice_has_succeeded(choice: str) -> None:
+    """Whatever the model that judges says: an unknown primitive or a failed one is no success."""
+    agent, model = network_of(choice, done("All done."), choice, done("Really."))
+    result, events = await run(agent, max_steps=2)
+    assert (result.status, result.is_complete, result.text) == ("finished", False, "")
+    assert "not done yet: no choice has succeeded" in model.requests[2].messages[-1].text
+    ends = [event.payload for event in events if event.type == "network-validation-end"]
+    assert [(end["passed"], end["reason"]) for end in ends] == [(False, "no choice has succeeded")] * 2
+    assert "routing-agent-text-delta" not in shape(events)
+    agent, _ = network_of(choice, done("All done."), route("none", "It cannot be done.", "none"))
+    result, _ = await run(agent)  # the router may say so itself
+    assert (result.is_complete, result.text) == (True, "It cannot be done.")
 
 
 async def test_what_is_called_none_is_refused() -> None:
@@ -595,3 +603,24 @@ async def test_without_a_call_id_exactly_one_call_is_meant() -> None:
     assert sorted(files.deleted) == ["a", "b"]
     with pytest.raises(ApprovalError):
         await approved(agent, first.run_id)
+
+
+async def test_the_agents_own_checks_are_its_networks_and_what_they_use_is_counted() -> None:
+    """What does not pass them is not complete, also after a pause."""
+    judge = ScriptedModel([done(None, complete=False, why="too small"), done(None)])
+    files = Files()
+    replies = [route("add", {"a": 1, "b": 1}), route("add", {"a": 2, "b": 3})]
+    agent, model = network_of(*replies, completion=[ModelCheck(judge)])
+    result, events = await run(agent)
+    assert (result.text, result.is_complete) == ("5", True)
+    assert "too small" in model.requests[1].messages[-1].text
+    assert result.usage.requests == len(model.requests) + len(judge.requests) == 4
+    assert "completion" not in shape(events)
+
+    def never(given: CheckInput) -> bool:
+        return False
+
+    agent, _ = network_of(route("delete", {"path": "a"}), tools=[files.tool], completion=[never])
+    first, _ = await run(agent, max_steps=1)
+    result, _ = await approved(agent, first.run_id)
+    assert (result.status, result.is_complete, files.deleted) == ("finished", False, ["a"])

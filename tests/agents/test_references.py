@@ -29,9 +29,7 @@ class Team:
 
         def lead(request: ModelRequest) -> Any:
             calls = [p for m in request.messages for p in m.parts if isinstance(p, ToolPart)]
-            if not calls or (
-                request.messages[-1].role == "user" and "again" not in request.messages[-1].text
-            ):
+            if not calls:
                 return ToolCall("agent-find", {"prompt": "find"})
             if calls[-1].tool_name == "agent-find":
                 self.shown.append(str(calls[-1].output))

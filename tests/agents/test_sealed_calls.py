@@ -18,6 +18,7 @@ from threadmark import (
     Message,
     NotFoundError,
     RequestContext,
+    ThreadmarkError,
     ToolContext,
     ToolPart,
     ValidationError,
@@ -293,3 +294,27 @@ async def test_a_thread_that_waits_is_transferred(memory: Memory) -> None:
         await agent.approve(paused.run_id, "c1", **OWNER)
     result = await agent.approve(paused.run_id, paused.pending[0], resource="bob")
     assert (result.text, result.resource_id, files.deleted) == ("Done.", "bob", ["/a"])
+
+
+@pytest.mark.parametrize("calls", [None, 5, [], [5], "", {}])
+async def test_what_names_no_call(memory: Memory, calls: Any) -> None:
+    """It is refused, and the call waits on."""
+    files = Files()
+    agent = make(memory, files, delete(), "Done.")
+    paused = await go(agent)
+    with pytest.raises((ValidationError, NotFoundError)):
+        await agent.approve(paused.run_id, calls, **OWNER)
+    bad: Any
+    for bad in (
+        {"model": 5},
+        {"output": 5},
+        {"memory": "x"},
+        {"timeout": "x"},
+        {"usage_limits": 5},
+        {"hooks": 5},
+    ):
+        with pytest.raises(ThreadmarkError):
+            await agent.approve(paused.run_id, "c1", **{**OWNER, **bad})
+    with pytest.raises(ApprovalError):
+        await agent.approve(paused.run_id, ["c1", "c1"], **OWNER)
+    assert ((await agent.runs.suspended(**OWNER)).total, files.deleted) == (1, [])

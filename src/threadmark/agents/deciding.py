@@ -179,7 +179,10 @@ async def find_run(
 
 async def memories(agent: Agent, options: Mapping[str, Any]) -> AsyncIterator[TurnSource]:
     """Where runs of the agent may be: its memory, or those that its function of the context gives or gave."""
-    chosen: Any = options.get("memory") or agent._memory
+    given = options.get("memory")
+    if given is not None and not hasattr(given, "open_turn"):
+        raise ConfigurationError(f"memory must be a Memory, not {type(given).__name__}")
+    chosen: Any = agent._memory if given is None else given
     if chosen is None:
         raise ConfigurationError(f"agent {agent.name!r} has no memory, so no run of it can wait")
     if hasattr(chosen, "open_turn"):

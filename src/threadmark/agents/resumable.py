@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from .._errors import ConfigurationError, ValidationError
@@ -185,7 +185,11 @@ def answer(call: CallRef | None, data: Json) -> Decision:
 
 
 def _targets(calls: CallRef | Sequence[CallRef]) -> tuple[CallRef, ...]:
-    given = (calls,) if isinstance(calls, (str, PendingCall)) else tuple(calls)
+    given: tuple[CallRef, ...] = ()
+    if isinstance(calls, (str, PendingCall)):
+        given = (calls,)
+    elif isinstance(calls, Iterable):
+        given = tuple(calls)
     if not given or not all(isinstance(call, (str, PendingCall)) for call in given):
         raise ValidationError("name the pending calls, by their ids or as `result.pending` has them")
     return given

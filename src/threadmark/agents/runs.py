@@ -11,11 +11,11 @@ from .._errors import ConflictError, NotFoundError, ValidationError
 from .._ids import check_id, check_paging, check_text, utc
 from .._sync import sync_twin
 from .._types import Part, Run, RunStatus, ToolPart
-from ..memory.runs import is_waiting
+from ..memory.runs import is_as_stored, is_waiting
 from .below import pending_now, source_below
 from .deciding import check_open, find_run, memories, owner_of, thread_of
 from .options import TurnSource
-from .pending import SuspendedRun, SuspendedRunPage, suspended_run
+from .pending import SuspendedRun, SuspendedRunPage, pending_calls, suspended_run
 from .records import restored_context
 from .request_context import RequestContext
 
@@ -121,7 +121,7 @@ class AgentRuns:
         speaker = None if request_context is None else request_context.speaker
         parts = (await source.open_runs.parts(owner, [run])).get(run.id, ())
         await source.open_runs.cancel(owner, run, reason, None if speaker is None else speaker.id)
-        for part in parts:
+        for part in parts if is_as_stored(run, parts) else ():
             if isinstance(part, ToolPart) and is_waiting(part) and part.pause is not None:
                 context = restored_context(run, owner, request_context)
                 await self._cancel_below(source, context, part.pause, reason)
@@ -144,7 +144,9 @@ class AgentRuns:
 
     async def _seen(self, source: TurnSource, owner: str, run: Run, parts: Sequence[Part]) -> SuspendedRun:
         """A run as it waits; what sub-agents wait for is read where they do."""
-        pending = await pending_now(self._agent, source, restored_context(run, owner, None), parts)
+        pending = pending_calls(parts)
+        if is_as_stored(run, parts):  # otherwise it may lead anywhere, also to another owner's
+            pending = await pending_now(self._agent, source, restored_context(run, owner, None), parts)
         return suspended_run(run, owner, parts, pending)
 
     # -- reading -------------------------------------------------------------------------------------

@@ -67,14 +67,18 @@ async def run_tools(state: RunState, indexes: list[int], *, decided: bool = Fals
     else:
         # Until a processor has seen an outcome, the call counts as open.
         outcomes: list[ToolPart] = []
-        await run_calls(
-            calls, state.tools, context, limit, lambda _, outcome: outcomes.append(outcome), hooks
-        )
+        try:
+            await run_calls(
+                calls, state.tools, context, limit, lambda _, outcome: outcomes.append(outcome), hooks
+            )
+        finally:
+            for index, outcome in enumerate(outcomes):
+                if outcome.state == "call":  # it waits, whatever becomes of the others
+                    settled(index, outcome)
         for index, outcome in enumerate(outcomes):
             if outcome.state != "call":
                 # What the model is shown is made of the output that processors accepted.
-                outcome = await for_model(await guards.tool_result(outcome), state.tools)
-            settled(index, outcome)
+                settled(index, await for_model(await guards.tool_result(outcome), state.tools))
     if state.is_paused:
         check_durable(state)
 

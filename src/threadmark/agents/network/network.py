@@ -12,7 +12,7 @@ from ..._types import Json, Message, Speaker, StepPart, ToolPart, Usage
 from ...models.base import Model
 from .. import resumable
 from ..agent import Agent
-from ..completion import Check, name_of
+from ..completion import Check, CompletionChecks, name_of
 from ..deciding import decide
 from ..events import Emit
 from ..options import Call, ThreadLike, check_seconds
@@ -65,7 +65,7 @@ class NetworkOptions(TypedDict, total=False):
     output: Make an object of the final answer: a type, a JSON schema, or `Output(...)`.
     instructions: More for the router, besides the agent's own instructions.
     checks: Functions of a `CheckInput` that say whether the task is done, in place of the router's model.
-        What they give as reason is told to the router.
+        What they give as reason is told to the router. Default: the agent's own (`completion`), if any.
     checks_pass: Whether "all" checks have to pass, which is the default, or "any".
     checks_timeout: Seconds that checks may take together; default 60.
     require_tool_approval, auto_resume, pause_ttl: As for `generate`.
@@ -182,6 +182,17 @@ class Setup:
         return cls.of({**{name: value for name, value in known.items() if name != "checks"}, **given})
 
 
+def _checks_of(completion: CompletionChecks | None) -> dict[str, Any]:
+    """What an agent's own checks are as options of a network."""
+    if completion is None:
+        return {}
+    return {
+        "checks": completion.checks,
+        "checks_pass": completion.passes,
+        "checks_timeout": completion.timeout,
+    }
+
+
 def _checked(checks: Any) -> tuple[Check, ...]:
     if callable(checks) or isinstance(checks, (str, bytes)) or not isinstance(checks, Iterable):
         raise ConfigurationError("checks must be a sequence of functions; write [check]")
@@ -200,8 +211,10 @@ class NetworkAgent(Agent):
         """`given` are the network's own options."""
         # It is the same agent, down to its caches; only how it prepares a run differs.
         self.__dict__.update(agent.__dict__)
-        self._given = given
-        self._setup = Setup.of(given)
+        # The agent's own checks are those of its networks, so the loop has none besides.
+        self._given = {**_checks_of(agent.completion), **given} if not given.get("checks") else given
+        self._setup = Setup.of(self._given)
+        self.completion = None
         self._listed_tools = agent._tools
         self.progress = Progress()
         self.choices: dict[str, Choice] = {}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from ..._codec import to_json
 from ..._ids import new_id
@@ -31,6 +31,8 @@ from ..state import RunState
 from .asking import Spent, ask_object
 from .events import Primitive, Tell
 from .talk import Talk
+
+FAILED: Final = "no choice has succeeded"
 
 _ROUTING = """# Routing
 You coordinate others; you do not do the task yourself. Read the conversation and what was done so far, and
@@ -225,7 +227,7 @@ class Router(Model):
         """What is wrong with a choice that fits the schema."""
         if route.is_none and not route.prompt.strip():
             return "prompt is empty; with 'none' it is the answer itself"
-        if route.primitive_type == "none" and not route.is_none and self._named(route.primitive_id):
+        if route.primitive_type == "none" and not route.is_none:
             return (
                 f"primitive_type is 'none', but primitive_id is {route.primitive_id!r}; "
                 "both are 'none', or both say who works on the task"
@@ -261,8 +263,12 @@ class Router(Model):
             verdict = await judge(
                 self._checks, self._mode, self._check_timeout, talk.task, talk.last or "", talk.results
             )
+            spent.usage += verdict.usage  # of checks by a model
         else:
-            verdict = Verdict.of(await self._ask_whether_done(request, talk, spent))
+            completion = await self._ask_whether_done(request, talk, spent)
+            if completion.is_complete and talk.has_failed:
+                completion = replace(completion, is_complete=False, completion_reason=FAILED)
+            verdict = Verdict.of(completion)
         self.progress.is_complete, self.progress.reason = verdict.complete, verdict.reason
         self._tell(
             "network-validation-end",
@@ -294,11 +300,6 @@ class Router(Model):
                 self._tell("routing-agent-text-delta", {"text": text[len(said) :]})
                 said = text
 
-        def problem(made: Completion) -> str | None:
-            if made.is_complete and not (made.final_result or "").strip() and not talk.last:
-                return "is_complete is true, but there is no final_result, and no choice succeeded"
-            return None
-
         completion: Completion = await ask_object(
             self.model,
             Output(Completion),
@@ -306,8 +307,7 @@ class Router(Model):
             _joined(request.instructions, _DONE),
             request.settings,
             spent,
-            None if self._holds else partial,
-            problem,
+            None if self._holds or talk.has_failed else partial,
         )
         self.progress.is_held = self._holds
         return completion

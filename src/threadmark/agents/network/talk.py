@@ -61,6 +61,11 @@ class Talk:
         return len(self.results)
 
     @property
+    def has_failed(self) -> bool:
+        """Whether nothing of what was chosen has an outcome; a call that a person declined has one."""
+        return all(part.state not in ("result", "denied") for part in self.results)
+
+    @property
     def last(self) -> str | None:
         """What came of the last choice that succeeded, as text."""
         done = [part for part in self.results if part.state == "result"]
