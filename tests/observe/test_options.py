@@ -62,6 +62,7 @@ class Scene:
     actors: tuple[str, ...] = ("one:model",)
     reply: Callable[[ModelRequest], Any] = observer
     before: int = 0
+    working: Any = False
     memory: Memory = field(init=False)
     prompts: list[str] = field(default_factory=list)
     tools: list[str] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Scene:
     uncited: list[str] = field(default_factory=list)
     """User messages that no row names, nor one that says that there is nothing to note."""
     title: str = ""
+    remembered: str = ""
 
     async def play(self) -> Scene:
         """Live through it."""
@@ -107,7 +109,11 @@ class Scene:
             **given,
         )
         async with Memory(
-            "sqlite://", observational_memory=settings, clock=clock, on_event=self.events.append
+            "sqlite://",
+            observational_memory=settings,
+            working_memory=self.working,
+            clock=clock,
+            on_event=self.events.append,
         ) as memory:
             thread = memory.resource("ana").thread("t")
             if self.before:
@@ -130,6 +136,9 @@ class Scene:
             cited = {source.message_id for row in rows for source in row.sources}
             stored = (await thread.messages(per_page=None)).messages
             self.uncited = [item.text for item in stored if item.role == "user" and item.id not in cited]
+            if self.working:
+                version = await memory.resource("ana").working_memory.version()
+                self.remembered = "" if version is None else version.content
             found = await thread.get()
             self.title = "" if found is None else found.title
         return self
@@ -436,6 +445,32 @@ async def _() -> bool:
 async def _() -> bool:
     without, with_it = await Scene().play(), await Scene(options={"retrieval": True}).play()
     return (without.tools, with_it.tools) == ([], ["recall_source"])
+
+
+@option("observation.manage_working_memory")
+async def _() -> bool:
+    def keeps(request: ModelRequest) -> str:
+        return observer(request) + '\nVALUE working-memory: "- Shops at the market\\n"'
+
+    on = await Scene(observation={"manage_working_memory": True}, working=True, reply=keeps).play()
+    off = await Scene(working=True, reply=keeps).play()
+    return on.remembered == "- Shops at the market\n" and not off.remembered
+
+
+@option("reflection.extract")
+async def _() -> bool:
+    topics = Extractor(name="Topics", instructions="What it is about.")
+
+    def keeps(request: ModelRequest) -> str:
+        if "You condense" not in request.instructions:
+            return observer(request)
+        words = request.messages[0].text.split()
+        ids = [word.strip(":") for word in words if word.startswith("o") and word[1:2].isdigit()]
+        return f"- (low fact) Something was said. [{', '.join(ids[:20])}]\nVALUE topics: shops"
+
+    on = await Scene(turns=12, reflection={"extract": [topics]}, reply=keeps).play()
+    off = await Scene(turns=12, reply=keeps).play()
+    return on.status.extracted == {"topics": "shops"} and not off.status.extracted
 
 
 @option("hooks")

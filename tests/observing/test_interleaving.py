@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import uuid
 from collections import Counter
 
+import psycopg
 import pytest
 
+from threadmark.stores.postgres import PostgresStore
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing.conformance._interleaving import Interleaving
 from threadmark.testing.conformance.observing_log import overlap
@@ -42,6 +45,28 @@ async def test_nothing_is_lost_or_hidden(chunk: int, capsys: pytest.CaptureFixtu
     tried = len(range(chunk, SEEDS, CHUNKS))
     with capsys.disabled():
         sys.stdout.write(f"\n{tried} seeds, {sum(counts.values())} operations, none lost: {dict(counts)}\n")
+
+
+@pytest.mark.parametrize("seeds", [16, pytest.param(500, marks=pytest.mark.nightly)])
+async def test_nothing_is_lost_or_hidden_on_postgresql(postgres: str, seeds: int) -> None:
+    """The same on PostgreSQL, where the engines' transactions really overlap."""
+    schema = f"fuzz{uuid.uuid4().hex}"
+    store = PostgresStore(postgres, schema=schema, pool_size=4)
+    left = iter(range(seeds))
+
+    async def work() -> None:
+        for seed in left:
+            try:
+                await Interleaving(store, f"owner {seed}", seed).run()
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+
+    try:
+        await asyncio.gather(*[work() for _ in range(3)])
+    finally:
+        await store.aclose()
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
 async def test_condensing_and_observing_overlap() -> None:

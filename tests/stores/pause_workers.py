@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import apsw  # noqa: F401 - loaded before the fork, so that no child has to
+import psycopg  # noqa: F401
 import pydantic  # noqa: F401
 
 from threadmark import ConflictError, Memory, ToolContext, tool
@@ -54,11 +55,11 @@ def make_lead(memory: Memory, log: str, delay: float = 0.0) -> Agent:
     return Agent("lead", model=model, memory=memory, agents=[make(memory, log, delay)])
 
 
-def pause_and_approve_below(path: str, log: str, name: str) -> None:
+def pause_and_approve_below(url: str, log: str, name: str) -> None:
     """The same with a sub-agent, whose call is approved at the lead."""
 
     async def work() -> None:
-        memory = Memory(f"sqlite:///{path}?busy_timeout=60")
+        memory = Memory(url)
         agent, n = make_lead(memory, log, 0.001), 0
         while True:
             n += 1
@@ -70,11 +71,11 @@ def pause_and_approve_below(path: str, log: str, name: str) -> None:
     asyncio.run(work())
 
 
-def pause_and_approve(path: str, log: str, name: str) -> None:
+def pause_and_approve(url: str, log: str, name: str) -> None:
     """Question after question, each paused, approved and answered, until killed."""
 
     async def work() -> None:
-        memory = Memory(f"sqlite:///{path}?busy_timeout=60")
+        memory = Memory(url)
         agent, n = make(memory, log, 0.001), 0
         while True:
             n += 1
@@ -86,11 +87,11 @@ def pause_and_approve(path: str, log: str, name: str) -> None:
     asyncio.run(work())
 
 
-def approve_all(path: str, log: str, told: str, tasks: int, rounds: int, process: int) -> None:
+def approve_all(url: str, log: str, told: str, tasks: int, rounds: int, process: int) -> None:
     """With `tasks` at once, try to approve each of the runs "run 0", "run 1", ... as they appear."""
 
     async def work() -> None:
-        memory = Memory(f"sqlite:///{path}?busy_timeout=60")
+        memory = Memory(url)
         agent = make(memory, log)
 
         async def one(n: int) -> int:

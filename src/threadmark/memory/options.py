@@ -127,7 +127,17 @@ class MemorySettings:
             checked["generate_title"] = self._generate_title(checked["generate_title"])
         if "observational_memory" in checked:
             checked["observational_memory"] = self._observational(checked["observational_memory"])
-        return replace(self, **checked)
+        merged = replace(self, **checked)
+        observing = merged.observational_memory if "observational_memory" in checked else None
+        if (
+            observing is not None
+            and observing.observation.manage_working_memory
+            and (merged.working_memory is None or merged.working_memory.read_only)
+        ):
+            raise ConfigurationError(
+                "observation.manage_working_memory needs working_memory that is on and not read_only"
+            )
+        return merged
 
     def _working_memory(self, value: object) -> WorkingMemory | None:
         from .working import WorkingMemory

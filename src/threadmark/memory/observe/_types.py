@@ -45,6 +45,7 @@ class ObserverBatch:
     prior: Rows in view that bear on these messages, oldest first, within `prior_tokens`. `prior_omitted`
         counts the rows in view that were left out.
     hints, extracted: As of the last observation.
+    working_memory: Its content ("" if there is none), if the observer is to keep it; else `None`.
     now: Time of the observation. `timezone` is the IANA name of the user's zone.
     attempt: 1, or higher when this range was tried before and gave nothing.
     """
@@ -58,6 +59,7 @@ class ObserverBatch:
     hints: Hints = field(default_factory=Hints)
     extracted: Mapping[str, Json] = field(default_factory=dict)
     title: str = ""
+    working_memory: str | None = None
     now: datetime
     timezone: str = "UTC"
     attempt: int = 1
@@ -76,6 +78,8 @@ class ObserverResult:
         The core adds them to that row's sources instead of adding a row.
     hints: `None` keeps the old ones; its `seq` is filled in by the core.
     title: A title for the thread, if one was asked for.
+    working_memory: JSON text of the new one, if it was asked for: a string, the whole of it; or an object,
+        the fields that change, where it has a schema. `None` leaves it. One that does not fit is not stored.
     notes: What a guard changed or dropped, one short line each, without content; told with the event.
 
     A message that is cited by no row, and is not in `nothing` or `repeats`, stays unobserved and comes
@@ -89,6 +93,7 @@ class ObserverResult:
     hints: Hints | None = None
     extracted: Mapping[str, Json] = field(default_factory=dict)
     title: str | None = None
+    working_memory: str | None = None
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
     truncated: bool = False
@@ -120,6 +125,8 @@ class ReflectorBatch:
     rows: tuple[Observation, ...]
     tokens: int
     target_tokens: int
+    extracted: Mapping[str, Json] = field(default_factory=dict)
+    """The values so far."""
     now: datetime
     timezone: str = "UTC"
     attempt: int = 1
@@ -137,6 +144,8 @@ class ReflectorResult:
     """
 
     rows: tuple[NewObservation, ...]
+    extracted: Mapping[str, Json] = field(default_factory=dict)
+    """New values; they are merged with those of the observer."""
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
     notes: tuple[str, ...] = ()

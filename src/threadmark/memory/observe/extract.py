@@ -13,7 +13,10 @@ from ..._errors import ConfigurationError, ValidationError
 from ..._ids import check_metadata
 from ..._types import Json
 
-RESERVED = frozenset({"current-task", "suggested-response", "thread-title", "observations"})
+WORKING_MEMORY = "working-memory"
+"""The slug of working memory, where the observer keeps it."""
+
+RESERVED = frozenset({"current-task", "suggested-response", "thread-title", "observations", WORKING_MEMORY})
 """Slugs of what observers say anyway."""
 
 MAX_VALUE = 20_000
@@ -24,7 +27,7 @@ _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A value that the observer extracts, kept with the thread's log under its slug.
+    """A value that the observer, or the reflector, extracts, kept with the thread's log under its slug.
 
     Args:
         name: What it is, for people; the slug is made of it: "Open questions" is "open-questions".
@@ -93,6 +96,26 @@ class Extractor:
         made = await made if inspect.isawaitable(made) else made
         check_metadata({"value": made})
         return made
+
+
+async def accepted(
+    extractors: tuple[Extractor, ...],
+    written: Mapping[str, str],
+    before: Mapping[str, Json],
+    clean: Callable[[str], str],
+    notes: list[str],
+) -> dict[str, Json]:
+    """The values that fit. One that does not, or whose function raises, stays as it was: `notes` say so."""
+    found: dict[str, Json] = {}
+    for item in extractors:
+        if item.slug not in written:
+            continue
+        try:
+            value = item.read(clean(written[item.slug]))
+            found[item.slug] = await item.accept(value, before.get(item.slug))
+        except Exception as error:
+            notes.append(f"the value {item.slug!r} was not taken: {type(error).__name__}")
+    return found
 
 
 def previous(extractors: tuple[Extractor, ...], values: Mapping[str, Json]) -> dict[str, Json]:

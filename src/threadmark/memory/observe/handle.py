@@ -216,7 +216,9 @@ class ThreadObservations(Observations):
             raise ConfigurationError("this memory has no observational memory: give it observational_memory")
         background = self._memory.background
         place = Place(self._store, self._memory.now, background.tell, self._resource, self._id)
-        await Worker(place, settings, roles_for(settings, model)).run("overflow" if force else "background")
+        working = self._memory.settings.working_memory
+        worker = Worker(place, settings, roles_for(settings, model, working), working)
+        await worker.run("overflow" if force else "background")
         self._memory.wrote()
         return await self.status()
 

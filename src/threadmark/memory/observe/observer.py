@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..._types import Json
 from ...stores.base import Hints, NewObservation
 from ._checks import zone
 from ._text import cut, one_line, protect, says_something
 from ._types import ObserverBatch, ObserverResult
-from .extract import previous
+from .extract import WORKING_MEMORY, accepted, previous
 from .guard import Checks, Draft, guarded, is_refusal, missed_details, verbatim
 from .hooks import HookContext
 from .parse import Answer, parse
@@ -24,6 +24,7 @@ from .transcript import Transcript, View, pieces_of, transcripts
 if TYPE_CHECKING:
     from ..._types import Message
     from ...models import Model
+    from ..working import WorkingMemory
 
 MANY_MISSED = 3
 """The observer is asked once more when it left out more details than this, or a message altogether."""
@@ -82,16 +83,29 @@ class _Work:
 
 
 class ModelObserver:
-    """An `Observer` with a model behind it. `model` is the agent's own, for settings that name none."""
+    """An `Observer` with a model behind it. `model` is the agent's own, for settings that name none.
 
-    def __init__(self, settings: ObservationalMemory, model: Model | None = None) -> None:
+    `working` are the settings of the working memory that it is to keep, if it is.
+    """
+
+    def __init__(
+        self,
+        settings: ObservationalMemory,
+        model: Model | None = None,
+        working: WorkingMemory | None = None,
+    ) -> None:
         self._settings = settings
         self._model = model
         own = settings.observation
+        values = [item.request() for item in own.extract]
+        if working is not None and own.manage_working_memory:
+            from .working import request
+
+            values.append(request(working))
         self._instructions = observer_instructions(
             hints=own.hints,
             title=own.thread_title,
-            values=[item.request() for item in own.extract],
+            values=values,
             instruction=own.instruction,
         )
         digest = hashlib.blake2b(self._instructions.encode("utf-8", "surrogatepass"), digest_size=6)
@@ -279,6 +293,9 @@ class ModelObserver:
         if own.thread_title and batch.title:
             parts.append(f"The title so far: {protect(one_line(batch.title))}")
         values = previous(own.extract, batch.extracted)
+        if batch.working_memory is not None:
+            told = json.dumps(batch.working_memory, ensure_ascii=False)
+            parts.append(f"The working memory so far:\n{protect(told)}")
         if values:
             from ..._codec import to_json
 
@@ -303,27 +320,14 @@ class ModelObserver:
             nothing=_once(id_ for id_ in work.nothing if id_ not in cited),
             repeats={row: _once(messages) for row, messages in work.repeats.items()},
             hints=hints,
-            extracted=await self._extract(batch, work),
+            extracted=await accepted(own.extract, work.values, batch.extracted, clean, work.notes),
+            working_memory=clean(work.values[WORKING_MEMORY]) if WORKING_MEMORY in work.values else None,
             title=title if len(title) >= _LEAST_TITLE else None,
             usage=work.asker.usage,
             model=work.asker.name,
             truncated=work.truncated,
             notes=tuple(work.notes),
         )
-
-    async def _extract(self, batch: ObserverBatch, work: _Work) -> Mapping[str, Json]:
-        """The values that fit. One that does not, or whose function raises, stays as it was."""
-        clean = work.checks.redact or str
-        found: dict[str, Json] = {}
-        for item in self._settings.observation.extract:
-            if item.slug not in work.values:
-                continue
-            try:
-                value = item.read(clean(work.values[item.slug]))
-                found[item.slug] = await item.accept(value, batch.extracted.get(item.slug))
-            except Exception as error:
-                work.notes.append(f"the value {item.slug!r} was not taken: {type(error).__name__}")
-        return found
 
 
 _REASONS = {

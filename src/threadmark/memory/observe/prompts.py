@@ -64,6 +64,10 @@ _VALUES = """Then these values, each on a line of its own, if the messages chang
 VALUE name: the new value
 """
 
+_VALUES_OF_LINES = """After them these values, each on a line of its own, if the lines change them:
+VALUE name: the new value
+"""
+
 REFLECTOR = """You condense the log of a conversation, because it has grown too long. Its lines are known by
 numbers. Put lines that belong together into one line that says the same in fewer words. Each line that you
 write has this form:
@@ -110,6 +114,11 @@ def observer_instructions(
     return "\n".join(parts)
 
 
-def reflector_instructions(instruction: str) -> str:
+def reflector_instructions(instruction: str, values: Sequence[str] = ()) -> str:
     """The reflector's instructions."""
-    return f"{REFLECTOR}\nAlso:\n{instruction.strip()}" if instruction.strip() else REFLECTOR
+    parts = [REFLECTOR]
+    if values:
+        parts.append(_VALUES_OF_LINES + "\n".join(f"- {value}" for value in values))
+    if instruction.strip():
+        parts.append(f"Also:\n{instruction.strip()}")
+    return "\n".join(parts)

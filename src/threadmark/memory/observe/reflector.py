@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..._codec import to_json
 from ...stores.base import NewObservation, Observation
 from ...stores.base._observations import Origin
 from ._checks import zone
 from ._text import NEGATIONS, exact_items, missing, names, one_line, protect, words
 from ._types import ReflectorBatch, ReflectorResult
+from .extract import accepted, previous
 from .guard import is_refusal
 from .hooks import HookContext
 from .parse import PRIORITIES, Line, parse
@@ -37,7 +39,9 @@ class ModelReflector:
     def __init__(self, settings: ObservationalMemory, model: Model | None = None) -> None:
         self._settings = settings
         self._model = model
-        self._instructions = reflector_instructions(settings.reflection.instruction)
+        self._instructions = reflector_instructions(
+            settings.reflection.instruction, [item.request() for item in settings.reflection.extract]
+        )
         digest = hashlib.blake2b(self._instructions.encode("utf-8", "surrogatepass"), digest_size=6)
         self._version = f"reflect-{VERSION}-{digest.hexdigest()}"
 
@@ -88,7 +92,17 @@ class ModelReflector:
             elif reply.filtered or is_refusal(reply.text):
                 reason = "refusal"
             raise asker.failure(f"the reflector gave no summary that may be used: {reason}", reason)
-        return ReflectorResult(rows=tuple(rows), usage=asker.usage, model=asker.name, notes=tuple(notes))
+        clean = self._settings.redact or str
+        extracted = await accepted(
+            self._settings.reflection.extract, answer.values, batch.extracted, clean, notes
+        )
+        return ReflectorResult(
+            rows=tuple(rows),
+            extracted=extracted,
+            usage=asker.usage,
+            model=asker.name,
+            notes=tuple(notes),
+        )
 
     def _text(self, rows: Sequence[Observation], batch: ReflectorBatch) -> str:
         zone_ = zone(batch.timezone)
@@ -99,6 +113,10 @@ class ModelReflector:
             f"<observations>\n{chr(10).join(lines)}\n</observations>\n\n{density} "
             f"At most about {max(1, batch.target_tokens * 3 // 4):,} words in all."
         )
+        values = previous(self._settings.reflection.extract, batch.extracted)
+        if values:
+            listed = "\n".join(f"{k}: {protect(to_json(v))}" for k, v in values.items())
+            text += f"\nThe values so far:\n{listed}"
         if batch.problems:
             listed = "\n".join(f"- {protect(one_line(problem))}" for problem in batch.problems[:10])
             text += f"\nWhat was wrong with the last attempt:\n{listed}"

@@ -117,6 +117,8 @@ class ObservationSettings:
         thread_title: Have the observer propose a title of the thread; default false. A title that a user
             gave stays.
         extract: `Extractor`s: values that the observer keeps up to date.
+        manage_working_memory: Have the observer keep the working memory up to date, too; default false.
+            Needs `working_memory` that may be written.
         observe_attachments: Which files the observer sees: `True` all, `False` none, "auto" those that the
             model is known to take (images and PDF), or patterns of media types; default images and PDF.
             Files that it does not see are named to it.
@@ -138,6 +140,7 @@ class ObservationSettings:
     instruction: str = ""
     continuation_hints: bool | ContinuationHints = True
     thread_title: bool = False
+    manage_working_memory: bool = False
     extract: tuple[Extractor, ...] = ()
     observe_attachments: bool | Literal["auto"] | tuple[str, ...] = DEFAULT_ATTACHMENTS
     observe_on_context_overflow: bool = True
@@ -153,7 +156,12 @@ class ObservationSettings:
         positive("max_tokens_per_batch", self.max_tokens_per_batch, least=200)
         if self.previous_observer_tokens is not False:
             positive("previous_observer_tokens", self.previous_observer_tokens, least=0)
-        for name in ("buffer_on_idle", "thread_title", "observe_on_context_overflow"):
+        for name in (
+            "buffer_on_idle",
+            "thread_title",
+            "manage_working_memory",
+            "observe_on_context_overflow",
+        ):
             flag(name, getattr(self, name))
         text("instruction", self.instruction)
         _role(self)
@@ -206,6 +214,7 @@ class ReflectionSettings:
         model: Who reflects; default that of `ObservationalMemory`.
         model_settings: For the model; default a temperature of 0.
         instruction: Added to the reflector's instructions.
+        extract: `Extractor`s: values that the reflector brings up to date when it condenses.
     """
 
     observation_tokens: int = DEFAULT_OBSERVATION_TOKENS
@@ -216,6 +225,7 @@ class ReflectionSettings:
     model: ModelChoice | None = None
     model_settings: Mapping[str, Json] = field(default_factory=lambda: {"temperature": 0.0})
     instruction: str = ""
+    extract: tuple[Extractor, ...] = ()
 
     def __post_init__(self) -> None:
         positive("observation_tokens", self.observation_tokens)
@@ -225,6 +235,7 @@ class ReflectionSettings:
         amount("reflection.block_after", self.block_after, ratio_from=1, ratio_below=100, least=100)
         text("reflection.instruction", self.instruction)
         _role(self)
+        object.__setattr__(self, "extract", _extractors(self.extract))
 
     @property
     def buffer_from(self) -> int:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..context import Prompt
     from ..options import MemorySettings
     from ..tools import MemoryTool
+    from ..working import WorkingMemory
 
 log = logging.getLogger("threadmark")
 
@@ -90,14 +91,17 @@ class ObservedThread:
         last_at: datetime | None,
         again: Message | None = None,
         count: Callable[[Message], int] | None = None,
+        working: WorkingMemory | None = None,
     ) -> None:
         self._place = place
+        self._working = working
         self._background = background
         self._last_at = last_at
         self._again = again
         self._before = None if again is None else again.seq
         self._earlier: tuple[Message, ...] = ()
-        self._count = count
+        self._count = count or size_of
+        self._sizes: dict[str, tuple[Message, int]] = {}
         self._waited = 0.0
         self.settings = settings
         self.state = state
@@ -154,7 +158,7 @@ class ObservedThread:
         for message in reversed(found):
             if message.id == self._again.id or (message.seq or 0) < first:
                 continue
-            room -= (self._count or size_of)(message)
+            room -= self._size(message)
             if room < 0:
                 break
             self._earlier = (message, *self._earlier)
@@ -200,10 +204,9 @@ class ObservedThread:
         return await self.prepare("overflow", model, growing, target=growing + raw // 2)
 
     def _growing(self, input: Sequence[Message], answer: Message | None) -> int:
-        count = self._count or size_of
         known = {message.id for message in self.state.raw}
         return sum(
-            count(message)
+            self._size(message)
             for message in (*input, *(() if answer is None else (answer,)))
             if message.id not in known
         )
@@ -250,8 +253,14 @@ class ObservedThread:
             await self._read()
 
     def _snapshot(self) -> Snapshot:
-        count = self._count or size_of
-        return snapshot_of(self.state, last_at=self._last_at, tokens=count)
+        return snapshot_of(self.state, last_at=self._last_at, tokens=self._size)
+
+    def _size(self, message: Message) -> int:
+        """The size of a message, counted once in a turn."""
+        known = self._sizes.get(message.id)
+        if known is None or known[0] is not message:
+            known = self._sizes[message.id] = (message, self._count(message))
+        return known[1]
 
     async def _activate(self, action: Activate | ActivateSummaries) -> bool:
         whole = isinstance(action, ActivateSummaries)
@@ -286,7 +295,7 @@ class ObservedThread:
 
     async def _observe(self, action: Observe, phase: Phase, model: Model | None) -> bool:
         """Begin to observe; wait for it if the action says so. Whether there is something new to read."""
-        started = self.start(roles_for(self.settings, model), phase)
+        started = self.start(roles_for(self.settings, model, self._working), phase)
         left = self.settings.deadline - self._waited
         if not action.wait or left <= 0:
             return False
@@ -305,7 +314,7 @@ class ObservedThread:
 
     def start(self, roles: Roles, phase: Phase = "background") -> asyncio.Future[None]:
         """Work on the thread in the background, unless that goes on already; done when that work is."""
-        worker = Worker(self._place, self.settings, roles)
+        worker = Worker(self._place, self.settings, roles, self._working)
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def work() -> None:
@@ -507,11 +516,11 @@ class ObservedThread:
         there = {message.id for message in stored}
         known = [message for message in self.state.raw if message.id not in there]
         raw = sorted([*known, *stored], key=lambda message: message.seq or 0)
-        snapshot = snapshot_of(replace(self.state, raw=tuple(raw)), last_at=self._last_at)
+        snapshot = snapshot_of(replace(self.state, raw=tuple(raw)), last_at=self._last_at, tokens=self._size)
         moment = Moment(phase="end", now=self._place.clock(), model=None if model is None else model.name)
         due = any(isinstance(action, (Observe, Reflect)) for action in plan(snapshot, moment, self.settings))
         if due:
-            self.start(roles_for(self.settings, model))
+            self.start(roles_for(self.settings, model, self._working))
         return due
 
 
@@ -535,6 +544,7 @@ def observed_thread(
         state.observations,
         last_at=None if state.thread is None else state.thread.updated_at,
         again=again,
+        working=settings.working_memory,
     )
 
 
@@ -569,14 +579,19 @@ def fit(rows: Sequence[Observation], room: int | None) -> tuple[list[Observation
     return [row for row in rows if row.id in kept], tuple([row.id for row in rows if row.id not in kept])
 
 
-def roles_for(settings: ObservationalMemory, model: Model | None) -> Roles:
-    """Who observes and reflects: those of the settings, or a model; `model` is the agent's own."""
+def roles_for(
+    settings: ObservationalMemory, model: Model | None, working: WorkingMemory | None = None
+) -> Roles:
+    """Who observes and reflects: those of the settings, or a model; `model` is the agent's own.
+
+    `working` are the settings of working memory, for an observer that keeps it.
+    """
     if settings.observer is not None:
         return Roles(observer=settings.observer, reflector=settings.reflector)
     from .observer import ModelObserver
     from .reflector import ModelReflector
 
     return Roles(
-        observer=ModelObserver(settings, model),
+        observer=ModelObserver(settings, model, working),
         reflector=settings.reflector or ModelReflector(settings, model),
     )

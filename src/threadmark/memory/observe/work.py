@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..._errors import ConflictError, NotFoundError, ThreadmarkError, ValidationError
 from ..._ids import new_id
@@ -30,6 +30,7 @@ from ...stores.base import (
     ObservationCommit,
     ObservationJob,
     ObservationLog,
+    ObservationReceipt,
     ObservationState,
     Store,
     message_digest,
@@ -41,6 +42,10 @@ from .check import checked_rows, checked_summaries, covers_something, demotion_o
 from .plan import Action, Demote, Moment, Observe, Phase, Raw, Reflect, Snapshot, plan
 from .render import row_tokens
 from .settings import ObservationalMemory
+
+if TYPE_CHECKING:
+    from ..working import WorkingMemory
+    from .working import Kept
 
 log = logging.getLogger("threadmark")
 
@@ -133,7 +138,16 @@ def snapshot_of(
 class Worker:
     """Observes and reflects in one thread, in the background, until nothing is due."""
 
-    def __init__(self, place: Place, settings: ObservationalMemory, roles: Roles) -> None:
+    def __init__(
+        self,
+        place: Place,
+        settings: ObservationalMemory,
+        roles: Roles,
+        working: WorkingMemory | None = None,
+    ) -> None:
+        """`working` are the settings of working memory, which the observer keeps where it is asked to."""
+        keeps = settings.observation.manage_working_memory
+        self._working = None if working is None or working.read_only or not keeps else working
         self._place = place
         self._settings = settings
         self._roles = roles
@@ -195,6 +209,7 @@ class Worker:
         now = place.clock()
         prior, omitted = relevant(state.rows, messages, settings.observation.previous_observer_tokens or 0)
         thread = await place.store.get_thread(place.resource_id, place.thread_id)
+        kept = self._kept(job)
         batch = ObserverBatch(
             resource_id=place.resource_id,
             thread_id=place.thread_id,
@@ -205,6 +220,7 @@ class Worker:
             hints=state.log.hints,
             extracted=state.log.extracted,
             title="" if thread is None else thread.title,
+            working_memory=None if kept is None else await kept.read(),
             now=now,
             timezone=settings.timezone,
             attempt=job.attempts,
@@ -215,18 +231,43 @@ class Worker:
             rows, repeats = checked_rows(batch, result, row_tokens)
             if not covers_something(rows, repeats):
                 raise ObservingError("the observer noted nothing", reason="empty", usage=result.usage)
-            receipt = await place.store.commit_observations(
-                place.resource_id, self._commit_of(job, batch, result, rows, repeats)
-            )
+            notes = list(result.notes)
+            if kept is not None and result.working_memory is not None:
+                try:
+                    kept.take(result.working_memory)
+                except ValidationError as error:
+                    notes.append(f"the working memory was not taken: {error}"[:200])
+            receipt = await self._commit(self._commit_of(job, batch, result, rows, repeats), kept)
             end.update(
                 observations=len([row for row in receipt.rows if row.kind != "none"]),
                 observation_tokens=sum(row.tokens for row in receipt.rows),
                 uncovered=len(receipt.uncovered),
                 usage=result.usage.to_dict(),
                 model=result.model,
-                notes=list(result.notes),
+                notes=notes,
             )
         return bool(end)
+
+    def _kept(self, job: ObservationJob) -> Kept | None:
+        """The working memory, if the observer keeps it."""
+        if self._working is None:
+            return None
+        from .working import Kept
+
+        place = self._place
+        return Kept(self._working, place.store, place.resource_id, place.thread_id, job.id)
+
+    async def _commit(self, commit: ObservationCommit, kept: Kept | None) -> ObservationReceipt:
+        """Store it, with the change of working memory made over what others stored meanwhile."""
+        while True:
+            write = None if kept is None else kept.write
+            try:
+                return await self._place.store.commit_observations(
+                    self._place.resource_id, replace(commit, working_memory=write)
+                )
+            except ConflictError:
+                if kept is None or write is None or not await kept.rebase():
+                    raise
 
     def _commit_of(
         self,
@@ -277,11 +318,13 @@ class Worker:
             rows=rows,
             tokens=action.tokens,
             target_tokens=action.target,
+            extracted=state.log.extracted,
             now=place.clock(),
             timezone=self._settings.timezone,
         )
         async with self._telling("reflection", job, action.tokens, state.log) as end:
             usage, saved, model = Usage(), 0, None
+            extracted: dict[str, Json] = {}
             best: tuple[NewObservation, ...] = ()
             for attempt in range(1, REFLECTIONS + 1):
                 try:
@@ -296,6 +339,7 @@ class Worker:
                     continue
                 usage += result.usage
                 model = result.model
+                extracted.update(result.extracted)
                 good, problems = checked_summaries(batch, result.rows, row_tokens)
                 gain = _gain(good, rows)
                 if gain > saved:
@@ -313,6 +357,7 @@ class Worker:
                     fence=job.fence,
                     now=place.clock(),
                     rows=best,
+                    extracted=extracted,
                     usage=usage.to_dict(),
                 ),
             )

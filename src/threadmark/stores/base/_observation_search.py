@@ -35,8 +35,9 @@ class ObservationSearch:
     messages but their thread. With `speaker_id` or `speakers`, the observation itself has to be of such a
     speaker, and nobody else's message behind it; the assistant's may be.
 
-    `view`: "current" finds what nothing stands for, whether or not a model sees it yet; "live" also what
-    summaries stand for; "all" also what was superseded or retired. `as_of` and `valid_at` are those of
+    `view`: "current" finds what no summary stands for, whether or not a model sees it yet; "live" also what
+    summaries stand for; "all" also what was superseded or retired. The line that is left in a view for rows
+    of low priority is never found, and hides none of them. `as_of` and `valid_at` are those of
     `ObservationQuery`; with one of them `view` is not used. `exclude` are ids of observations to leave out.
     """
 

@@ -25,12 +25,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..._codec import parts_to_json
 from ..._errors import ConfigurationError, ValidationError
 from ..._ids import check_choice, check_count, check_id, check_text, check_texts
 from ..._types import Json, Message
+
+if TYPE_CHECKING:
+    from ._turns import WorkingMemoryWrite
 
 ObservationKind: TypeAlias = Literal[
     "fact", "rule", "event", "task", "decision", "tool", "outcome", "summary", "none"
@@ -358,7 +361,9 @@ class ObservationCommit:
     For "reflect": rows with `children`; one whose children are not all still live is left out, and a row has
     one summary.
 
-    `hints=None` keeps the old ones; `extracted` is merged; `title` is set unless a user gave one.
+    `hints=None` keeps the old ones; `extracted` is merged; `title` is set unless a user gave one;
+    `working_memory` is written (`ConflictError` if it was changed since, and then nothing is stored). What
+    names no message is left out if a message of the range was changed since it was read.
     """
 
     thread_id: str
@@ -373,6 +378,7 @@ class ObservationCommit:
     hints: Hints | None = None
     extracted: Mapping[str, Json] = field(default_factory=dict)
     title: str | None = None
+    working_memory: WorkingMemoryWrite | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ..._codec import from_json, time_to_text, to_json
 from ..._errors import ConflictError, ValidationError
 from ..._ids import check_text
+from ..._types import Json
 from ..base import (
     Activation,
     NewObservation,
@@ -17,7 +18,7 @@ from ..base import (
     Source,
     message_digest,
 )
-from . import _recall, _threads
+from . import _recall, _threads, _working
 from ._driver import Connection
 from ._observation_changes import rehide
 from ._observation_jobs import held
@@ -40,6 +41,7 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
     else:
         keys, uncovered = _commit_summaries(db, owner, number, write), ()
         role = "reflector"
+        _keep_extracted(db, number, write.extracted, job.to_seq)
     db.execute(
         f"UPDATE observation_logs SET version = version + 1, {role}_failures = 0, {role}_retry_at = NULL "
         "WHERE thread_number = ?",
@@ -50,6 +52,10 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
         "WHERE thread_number = ? AND id = ?",
         (time_to_text(write.now), to_json(dict(write.usage)), number, write.job_id),
     )
+    if write.working_memory is not None and whole:
+        memory = write.working_memory
+        of = _working.OF_RESOURCE if memory.thread_id is None else number
+        _working.write(db, owner, of, memory, write.now)
     if write.title and whole:
         db.execute(
             "UPDATE threads SET title = ?, title_source = 'generated', version = version + 1 "
@@ -144,14 +150,11 @@ def _commit_rows(
         visible = last
     # Only messages newer than the hints' own can make them stale: an older range leaves them.
     hints = log.hints if write.hints is None or log.hints.seq > last or not whole else write.hints
-    kept = from_json(
-        db.execute("SELECT extracted FROM observation_logs WHERE thread_number = ?", (number,))[0][0]
-    )
     if whole:
-        kept.update({name: [value, last] for name, value in write.extracted.items()})
+        _keep_extracted(db, number, write.extracted, last)
     db.execute(
-        "UPDATE observation_logs SET observed_seq = max(observed_seq, ?), visible_seq = ?, hints = ?, "
-        "extracted = ? WHERE thread_number = ?",
+        "UPDATE observation_logs SET observed_seq = max(observed_seq, ?), visible_seq = ?, hints = ? "
+        "WHERE thread_number = ?",
         (
             last,
             visible,
@@ -162,12 +165,25 @@ def _commit_rows(
                     "seq": hints.seq,
                 }
             ),
-            to_json(kept, "extracted values"),
             number,
         ),
     )
     rehide(db, number, [*keys, *(old for old, _ in newer)])
     return keys, [message_id for message_id in there if message_id not in cited], whole
+
+
+def _keep_extracted(db: Connection, number: int, values: Mapping[str, Json], last: int) -> None:
+    """Merge values, each with the last message that it may rest on."""
+    if not values:
+        return
+    kept = from_json(
+        db.execute("SELECT extracted FROM observation_logs WHERE thread_number = ?", (number,))[0][0]
+    )
+    kept.update({name: [value, last] for name, value in values.items()})
+    db.execute(
+        "UPDATE observation_logs SET extracted = ? WHERE thread_number = ?",
+        (to_json(kept, "extracted values"), number),
+    )
 
 
 def _in_view_with(db: Connection, key: int, visible: int, last: int) -> bool:

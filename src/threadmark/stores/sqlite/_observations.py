@@ -323,17 +323,28 @@ def believed(
     Of the view "current" only what a model sees already, with `seen`.
     """
     if valid_at is None and as_of is None:
-        if view == "all":
-            return [] if seen else ["o.kind <> 'none'"], []
-        if view == "live":
-            waiting = "" if seen else " AND o.pending = 0 AND o.kind <> 'none'"
-            return [f"o.retired_at IS NULL AND o.superseded_by IS NULL{waiting}"], []
-        if seen:
+        live = "o.retired_at IS NULL AND o.superseded_by IS NULL"
+        if not seen:
+            # The line that stands for rows of low priority says nothing: they are found in its place.
+            telling = "o.kind <> 'none' AND o.made_by <> 'demotion'"
+            if view == "all":
+                return [telling], []
+            if view == "live":
+                return [f"{telling} AND o.pending = 0 AND {live}"], []
             return [
-                "o.hidden = 0 AND o.pending = 0 AND o.to_seq <= (SELECT visible_seq FROM observation_logs "
-                "AS log WHERE log.thread_number = o.thread_number)"
+                f"{telling} AND o.pending = 0 AND {live} AND (o.hidden = 0 OR NOT EXISTS ("
+                "SELECT 1 FROM observation_children AS c JOIN observations AS p ON p.key = c.summary_key "
+                "WHERE c.child_key = o.key AND p.retired_at IS NULL AND p.pending = 0 "
+                "AND p.made_by <> 'demotion'))"
             ], []
-        return ["o.hidden = 0 AND o.pending = 0 AND o.superseded_by IS NULL"], []
+        if view == "all":
+            return [], []
+        if view == "live":
+            return [live], []
+        return [
+            "o.hidden = 0 AND o.pending = 0 AND o.to_seq <= (SELECT visible_seq FROM observation_logs AS log "
+            "WHERE log.thread_number = o.thread_number)"
+        ], []
     where = ["o.made_by = 'observer' AND o.kind <> 'none'"]
     params: list[Any] = []
     if as_of is None:

@@ -55,6 +55,7 @@ def prepare(db: Connection, owner: str, erasure: SpeakerErasure) -> Prepared:
             "SELECT 1 FROM messages WHERE resource_id = ? AND speaker_id = ? AND thread_id <> ? LIMIT 1",
             (owner, speaker, thread_id),
         )
+        runs += _jobs(db, number, [key & _SEQ for key in keys])
         at, of_owner = time_to_text(erasure.now), None if elsewhere else erasure.clean
         for of, clean in ((number, erasure.clean), (_working.OF_RESOURCE, of_owner)):
             removed["working_memory"] += _forget_versions(db, owner, of, runs, clean, at)
@@ -72,6 +73,12 @@ def prepare(db: Connection, owner: str, erasure: SpeakerErasure) -> Prepared:
         erased_at=erasure.now,
     )
     return Prepared(ids, receipt)
+
+
+def _jobs(db: Connection, number: int, seqs: Sequence[int]) -> list[str]:
+    """Jobs that read messages of the speaker: an observer may keep working memory."""
+    rows = db.execute("SELECT id, from_seq, to_seq FROM observation_jobs WHERE thread_number = ?", (number,))
+    return [id_ for id_, first, last in rows if any(first <= seq <= last for seq in seqs)]
 
 
 def _forget_notes(db: Connection, number: int, keys: Sequence[int], speaker: str) -> int:

@@ -6,14 +6,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..._errors import ConfigurationError
+from ..._errors import ConfigurationError, ConflictError
 from ..._types import Speaker, TextPart
 from ...stores.base import (
     Activation,
     Claim,
+    Covered,
     Embedded,
     MessageQuery,
     ObservationAnswer,
+    ObservationCommit,
     ObservationQuery,
     ObservationSearch,
     RecallFilter,
@@ -21,11 +23,12 @@ from ...stores.base import (
     Source,
     SpeakerErasure,
     Store,
+    message_digest,
 )
 from ._dump import dump
 from ._expect import holds, refuses, same
 from ._harness import Harness
-from ._observing import condense, observe, row, state, summary
+from ._observing import claim, condense, messages_of, observe, row, state, summary
 from ._recall import DIMENSION, SPACE, WORDS, answer, backfilled, profile, vector
 from ._registry import behaviour
 
@@ -191,6 +194,13 @@ async def views(h: Harness) -> None:
         ["left Berlin", "likes Berlin"],
         sorted(await found(store, "Berlin")),
         "undone, its rows are found again",
+    )
+    line = summary("2 notes about Berlin are left out", other, new)
+    await condense(store, h, [replace(line, made_by="demotion")], prompt="r2")
+    same(
+        ["left Berlin", "likes Berlin"],
+        sorted(await found(store, "Berlin")),
+        "what only left the view is found, and not the line in its place",
     )
 
 
@@ -504,3 +514,55 @@ async def memory_before(h: Harness) -> None:
         [(one.version, one.content, one.changed_by) for one in versions],
         "as a version of its own",
     )
+
+
+@behaviour("observations found: a job stores working memory with its rows, or neither", needs=NEEDS)
+async def with_memory(h: Harness) -> None:
+    store = await talked(h)
+    await store.write_working_memory("ann", h.remember("one"), h.clock())
+    job = await claim(store, h, 1, 3)
+    assert job is not None, "the range could not be claimed"
+    seen = await messages_of(store, "ann", "t1")
+    commit = ObservationCommit(
+        thread_id="t1",
+        job_id=job.id,
+        fence=job.fence,
+        now=h.clock(),
+        rows=(row("a violin", "m1", "m2", "m3"),),
+        covered=tuple(
+            [Covered(message_id=f"m{n}", digest=message_digest(seen[f"m{n}"])) for n in range(1, 4)]
+        ),
+        working_memory=h.remember("two", if_version=0, run_id=job.id),
+    )
+    await refuses(ConflictError, store.commit_observations("ann", commit), "somebody was faster")
+    same([], await found(store, "violin"), "nothing is stored")
+    again = replace(commit, working_memory=h.remember("two", if_version=1, run_id=job.id))
+    await store.commit_observations("ann", again)
+    versions = await store.list_working_memory("ann")
+    same([(2, "two", job.id), (1, "one", None)], [(v.version, v.content, v.run_id) for v in versions], "both")
+    same(["a violin"], await found(store, "violin"), "are stored")
+    erasure = SpeakerErasure(thread_id="t1", speaker_id="a1", now=h.clock())
+    await store.erase_speaker("ann", erasure, scrub=False)
+    versions = await store.list_working_memory("ann")
+    same([(3, "one"), (1, "one")], [(v.version, v.content) for v in versions], "it goes with who it is of")
+
+
+@behaviour("observations found: a reflector's values are merged with the observer's", needs=NEEDS)
+async def values_of_both(h: Harness) -> None:
+    store = await talked(h)
+    await observe(store, h, 1, 2, [row("a", "m1"), row("b", "m2")], activate=True, extracted={"x": 1, "y": 1})
+    job = await claim(store, h, 1, 2, kind="reflect")
+    assert job is not None, "the summaries could not be claimed"
+    rows = [one.id for one in (await state(store, h)).rows]
+    commit = ObservationCommit(
+        thread_id="t1",
+        job_id=job.id,
+        fence=job.fence,
+        now=h.clock(),
+        rows=(summary("a and b", *rows),),
+        extracted={"y": 2, "z": [3]},
+    )
+    await store.commit_observations("ann", commit)
+    same({"x": 1, "y": 2, "z": [3]}, dict((await state(store, h)).log.extracted), "newer ones win")
+    await store.delete_messages("ann", "t1", ["m2"], h.clock())
+    same({}, dict((await state(store, h)).log.extracted), "and go with the messages that they may rest on")
