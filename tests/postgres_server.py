@@ -77,11 +77,48 @@ class Server:
         """The path of one of the server's programs, such as pg_dump."""
         return Path(self._server.bin_path) / name
 
-    def _control(self, *arguments: str) -> None:
+    def _control(self, *arguments: str, folder: str = "data") -> None:
         subprocess.run(
-            [str(self.tool("pg_ctl")), "-w", "-D", str(self.folder / "data"), *arguments],
+            [str(self.tool("pg_ctl")), "-w", "-D", str(self.folder / folder), *arguments],
             user=self._server.system_user,
             check=False,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=60,
         )
+
+
+class Standby:
+    """A streaming replica of a server, made by its own pg_basebackup, in a folder beside its data."""
+
+    def __init__(self, primary: Server) -> None:
+        self._primary = primary
+        info = primary._server.get_postmaster_info()
+        self._port = info.port
+        source = ["-h", str(info.socket_dir), "-p", str(info.port), "-U", "postgres"]
+        os.chmod(primary.folder, 0o777)  # the server's user makes the copy
+        subprocess.run(
+            [str(primary.tool("pg_basebackup")), "-D", str(self.folder), "-R", "-X", "stream", *source],
+            user=primary.user,
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        for left in self.folder.glob(".s.PGSQL*"):
+            left.unlink()  # the primary's socket lies among its data
+        self.start()
+
+    @property
+    def folder(self) -> Path:
+        return self._primary.folder / "standby"
+
+    def url(self) -> str:
+        return f"postgresql://postgres@/postgres?host={quote(str(self.folder))}&port={self._port}"
+
+    def start(self) -> None:
+        options = f"-c unix_socket_directories={self.folder} -c listen_addresses= -p {self._port}"
+        log = str(self.folder / "standby.log")
+        self._primary._control("start", "-o", options, "-l", log, folder="standby")
+
+    def stop(self) -> None:
+        self._primary._control("stop", "-m", "immediate", "-t", "30", folder="standby")

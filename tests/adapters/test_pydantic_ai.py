@@ -22,6 +22,7 @@ from pydantic_ai import (
     ImageUrl,
     ModelRetry,
     RunContext,
+    ToolReturn,
 )
 from pydantic_ai import messages as pai
 from pydantic_ai.exceptions import UserError
@@ -486,6 +487,50 @@ async def test_a_tool_that_raises(memory: Memory) -> None:
     (_, answer) = await messages(memory)
     assert [part.type for part in answer.parts] == ["step", "tool", "error"]
     assert (await made.run("again")).output == "Hello."
+
+
+async def test_what_a_tool_shows_is_not_the_users(memory: Memory) -> None:
+    """What a tool shows the model goes in a user's voice; it is stored as the tool's, files and all."""
+
+    def screen() -> ToolReturn:
+        """Take a picture."""
+        return ToolReturn("ok", content=["I am Bo.", BinaryContent(b"...", media_type="image/png")])
+
+    made = agent(memory, Played([{"screen": {}}, "Seen.", "Yes."]), tools=[screen])
+    await made.run("Look.")
+    found = await messages(memory)
+    assert [(m.role, m.speaker and m.speaker.role) for m in found] == [
+        ("user", None),
+        ("assistant", None),
+        ("user", "tool"),
+        ("assistant", None),
+    ]
+    assert found[2].speaker == Speaker(id="tool:screen", name="screen", role="tool")
+    assert [part.type for part in found[2].parts] == ["text", "file"]
+    first = await made.run("And?")
+    assert first.output == "Yes."
+
+
+async def test_a_history_with_what_a_tool_showed(memory: Memory) -> None:
+    """Given again or taken over, it is one turn: its calls keep their outcomes, and nothing comes twice."""
+
+    def screen() -> ToolReturn:
+        """Take a picture."""
+        return ToolReturn("ok", content="A picture.")
+
+    made = agent(memory, Played([{"screen": {}}, "Seen.", "Yes.", "Yes."]), tools=[screen])
+    first = await made.run("Look.")
+    history = pai.ModelMessagesTypeAdapter.validate_json(first.all_messages_json())
+    before = [message.id for message in await messages(memory)]
+    await made.run("And?", message_history=history)
+    assert [message.id for message in await messages(memory)][: len(before)] == before
+    assert len(await messages(memory)) == len(before) + 2
+    elsewhere = agent(memory, Played(["New."]), tools=[screen], where={"thread": "new"})
+    for message in history:
+        message.metadata = None
+    await elsewhere.run("Here?", message_history=history)
+    (call,) = [p for m in await messages(memory, "new") for p in m.parts if isinstance(p, ToolPart)]
+    assert (call.state, call.output) == ("result", "ok")
 
 
 async def test_deferred_calls(memory: Memory) -> None:

@@ -32,9 +32,12 @@ def marked(message: pai.ModelMessage) -> str | None:
 
 
 def asks(message: pai.ModelMessage) -> bool:
-    """Whether a user says something in `message`."""
-    return isinstance(message, pai.ModelRequest) and any(
-        isinstance(part, pai.UserPromptPart) for part in message.parts
+    """Whether `message` begins a turn: a user says something in it, and it brings no outcome of a tool."""
+    kinds = {part.part_kind for part in message.parts}
+    return (
+        isinstance(message, pai.ModelRequest)
+        and "user-prompt" in kinds
+        and kinds.isdisjoint(("tool-return", "retry-prompt"))
     )
 
 
@@ -50,22 +53,35 @@ def history_messages(history: Sequence[pai.ModelMessage]) -> list[Message]:
     begins = [index for index, message in enumerate(history) if asks(message)]
     for first, after in zip([0, *begins], [*begins, len(history)], strict=True):
         turn = history[first:after]
-        for message in from_model_messages(_kept(turn, ())) if turn else ():
-            source = turn[0] if message.role == "user" else _first_response(turn)
+        made = from_model_messages(_kept(turn, ())) if turn else []
+        answers = [index for index, message in enumerate(made) if message.role == "assistant"]
+        for index, message in enumerate(made):
+            source = turn[0] if index == 0 else _first_response(turn) if index in answers[-1:] else None
             id_ = None if source is None else marked(source)
             out.append(message if id_ is None else message.replace(id=id_))
     return out
 
 
 def answer_messages(
-    messages: Sequence[pai.ModelMessage], id_: str, output_tools: Collection[str]
+    messages: Sequence[pai.ModelMessage],
+    id_: str,
+    output_tools: Collection[str],
+    shown: Sequence[tuple[str, Any]] = (),
 ) -> list[Message]:
     """What a run added after its prompt: one assistant message, or several if somebody spoke in between.
 
     The last assistant message has the id `id_`. An answer that was not accepted leaves no trace, and one
-    that came as a call of `output_tools` is text, as in the agents of Threadmark.
+    that came as a call of `output_tools` is text, as in the agents of Threadmark. `shown` is what tools, by
+    their names, showed the model beside what they gave: it stands in the voice of a user, and is no user's.
     """
-    made = from_model_messages(_kept(messages, output_tools))
+    kept = _kept(messages, output_tools)
+    made = from_model_messages(kept)
+    said = [part for message in kept for part in message.parts if isinstance(part, pai.UserPromptPart)]
+    places = [index for index, message in enumerate(made) if message.role == "user"]
+    for index, part in zip(places, said, strict=True):
+        name = next((tool for tool, content in shown if _same(content, part.content)), None)
+        if name is not None:
+            made[index] = made[index].replace(speaker=Speaker(id=f"tool:{name}", name=name, role="tool"))
     last = max([n for n, message in enumerate(made) if message.role == "assistant"], default=None)
     return [
         message.replace(id=id_ if index == last else new_id(), parts=_as_text(message.parts, output_tools))
@@ -74,6 +90,12 @@ def answer_messages(
         for index, message in enumerate(made)
         if message.role != "system"
     ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two contents of a prompt are the same."""
+    texts = isinstance(one, str), isinstance(other, str)
+    return bool(one == other if any(texts) else list(one) == list(other))
 
 
 def usage_of(messages: Sequence[pai.ModelMessage]) -> Usage:

@@ -185,6 +185,7 @@ class _MemoryRun(AbstractCapability[Any]):
         self._shown: Sequence[Message] = ()  # memory's prompt, as it is sent
         self._output_tools: frozenset[str] = frozenset()
         self._results: dict[str, Any] = {}  # of tools, by the id of the call
+        self._shown_by: list[tuple[str, Any]] = []  # what tools showed the model beside that
         self._failed: tuple[Exception, Exception] | None = None  # a model call's error, and as it is told
 
     def get_instructions(self) -> Any:
@@ -271,7 +272,12 @@ class _MemoryRun(AbstractCapability[Any]):
         self, ctx: RunContext[Any], *, call: pai.ToolCallPart, tool_def: Any, args: Any, result: Any
     ) -> Any:
         """Note what a tool gave: a run that is stopped in this step does not tell it any more."""
-        self._results[call.tool_call_id] = getattr(result, "return_value", result)
+        if isinstance(result, pai.ToolReturn):
+            self._results[call.tool_call_id] = result.return_value
+            if result.content is not None:
+                self._shown_by.append((call.tool_name, result.content))
+        else:
+            self._results[call.tool_call_id] = result
         return result
 
     # -- the end -------------------------------------------------------------------------------------
@@ -322,7 +328,7 @@ class _MemoryRun(AbstractCapability[Any]):
     def _answer(self) -> list[Message]:
         assert self._live is not None
         added = self._live[self._asked.last + 1 :]
-        return answer_messages(added, self._asked.message_id, self._output_tools)
+        return answer_messages(added, self._asked.message_id, self._output_tools, self._shown_by)
 
     async def _commit(
         self, answer: list[Message], status: RunStatus, reason: FinishReason, error: Exception | None = None

@@ -87,6 +87,7 @@ class Resource:
             speaker_id=speaker,
             metadata=check_filter(metadata),
             cursor=cursor,
+            lagging=True,
         )
         return await self._store.list_messages(self.id, query)
 

@@ -133,6 +133,7 @@ class Threads:
             direction=direction,
             metadata=check_filter(metadata),
             cursor=cursor,
+            lagging=True,
         )
         return await self._store.list_threads(self._resource, query)
 
@@ -337,6 +338,7 @@ class ThreadHandle:
             speaker_id=speaker,
             metadata=check_filter(metadata),
             cursor=cursor,
+            lagging=True,
         )
         return await self._store.list_messages(self._resource, query)
 

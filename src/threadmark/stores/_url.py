@@ -35,6 +35,8 @@ _POSTGRES: Mapping[str, Any] = {
     "connect_timeout": float,
     "migrate": _switch,
     "row_level_security": _switch,
+    "read_url": str,
+    "read_settle": float,
 }
 
 

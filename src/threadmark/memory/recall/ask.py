@@ -109,7 +109,9 @@ async def matches(
     memory.recaller.check(settings)
     if not memory.settings.read_only:
         await memory.recaller.prepare(settings, wait=True)
-    request = MatchQuery(text=text, any_word=any_word, filter=narrow, order=order, page=number, per_page=size)
+    request = MatchQuery(
+        text=text, any_word=any_word, filter=narrow, order=order, page=number, per_page=size, lagging=True
+    )
     return await memory.store.match_messages(owner, request)
 
 

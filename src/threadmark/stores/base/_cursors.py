@@ -107,7 +107,7 @@ def _list(owner: str, query: ThreadQuery | MessageQuery) -> str:
     told: list[Any] = [type(query).__name__, owner]
     for field in fields(query):
         value = getattr(query, field.name)
-        if field.name in ("page", "per_page", "cursor"):
+        if field.name in ("page", "per_page", "cursor", "lagging"):
             continue
         if isinstance(value, datetime):
             value = value.isoformat()

@@ -20,8 +20,8 @@ class MessageQuery:
     from the oldest. "desc": pages from the newest, each newest first. `since` and `until` bound
     `created_at`, both included unless the matching `exclude_` flag is set. `thread_id=None`: the owner's
     messages of all threads, ordered by `created_at`, then by order of saving. `cursor` is the `next_cursor`
-    of the page before, in place of `page`. Raises `ValidationError` for what makes no sense, so that no store
-    has to.
+    of the page before, in place of `page`. `lagging` allows the answer of a copy that lags behind, where a
+    store has one. Raises `ValidationError` for what makes no sense, so that no store has to.
     """
 
     thread_id: str | None = None
@@ -37,6 +37,7 @@ class MessageQuery:
     run_id: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     cursor: str | None = None
+    lagging: bool = False
 
     def __post_init__(self) -> None:
         check_paging(self.page, self.per_page)

@@ -138,7 +138,7 @@ class MatchQuery:
 
     Words are compared as the index does: without case, accents and English endings. Words of English
     grammar are left out unless there are no others. An empty `text` matches every message that passes the
-    filter.
+    filter. `lagging` allows the answer of a copy that lags behind, where a store has one.
     """
 
     text: str = ""
@@ -147,6 +147,7 @@ class MatchQuery:
     order: Direction = "asc"
     page: int = 0
     per_page: int = 50
+    lagging: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):

@@ -21,8 +21,9 @@ class ThreadQuery:
 
     `per_page=None` means all (then `page` is 0). `cursor` is the `next_cursor` of the page before, in place
     of `page`: the page begins where that one ended, whatever was added or removed meanwhile. `metadata` holds
-    exact scalar matches, all of which must hold; `None` matches only an explicit null. Raises
-    `ValidationError` for what makes no sense, so that no store has to.
+    exact scalar matches, all of which must hold; `None` matches only an explicit null. `lagging` allows the
+    answer of a copy that lags behind, where a store has one. Raises `ValidationError` for what makes no
+    sense, so that no store has to.
     """
 
     page: int = 0
@@ -31,6 +32,7 @@ class ThreadQuery:
     direction: Direction = "desc"
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     cursor: str | None = None
+    lagging: bool = False
 
     def __post_init__(self) -> None:
         check_paging(self.page, self.per_page)

@@ -44,6 +44,8 @@ class Engine:
         self._abandoned: list[Connections] = []
         self._lock = threading.RLock()
         self._connections = self._fresh()
+        self.on_write: Callable[[Sequence[str]], None] | None = None
+        """Told the owners when something was written, or may have been."""
         _engines.add(self)
 
     def _fresh(self) -> Connections:
@@ -96,7 +98,14 @@ class Engine:
 
             return make(*self._attempt(connections, attempt, lambda error: False))
 
-        return await self._run(job, GRACE)
+        return await self._writing(job, owners)
+
+    async def _writing(self, job: Callable[[Connections], T], owners: Sequence[str]) -> T:
+        try:
+            return await self._run(job, GRACE)
+        finally:
+            if self.on_write is not None:
+                self.on_write(owners)
 
     async def view(self, job: Callable[[Session], T], *owners: str) -> T:
         """The value of `job`, which reads one state of the database in several steps."""
@@ -130,7 +139,7 @@ class Engine:
                 connections, attempt, lambda error: is_lost(error) and not ending, patient=patient
             )
 
-        return await self._run(run, GRACE if begin == WRITE else 0)
+        return await (self._writing(run, owners) if begin == WRITE else self._run(run))
 
     async def alone(self, job: Callable[[psycopg.Connection[Any]], T]) -> T:
         """The value of `job`, which runs outside of any transaction and takes as long as it takes."""

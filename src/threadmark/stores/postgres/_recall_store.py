@@ -30,6 +30,7 @@ from . import _observation_search, _recall, _recall_search, _recall_spaces
 from ._engine import Engine
 from ._names import Names
 from ._recall_indexing import Indexing, VectorIndex, VectorIndexProgress, building
+from ._replica import Reads
 from ._session import Session
 
 
@@ -37,6 +38,7 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
     """What `PostgresStore` does for recall."""
 
     _engine: Engine
+    _reads: Reads
     _names: Names
 
     async def recall_state(self, *, sizes: bool = False) -> RecallState:
@@ -72,7 +74,9 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
     async def match_messages(self, owner: str, query: MatchQuery) -> MessagePage:
         check_id("resource", owner)
         names = self._names
-        return await self._engine.view(lambda db: _recall_search.match(db, names, owner, query), owner)
+        return await self._reads.view(
+            query.lagging, lambda db: _recall_search.match(db, names, owner, query), owner
+        )
 
     async def search_threads(
         self, owner: str, query: Query | str, *, limit: int = 10, metadata: Mapping[str, Scalar] | None = None

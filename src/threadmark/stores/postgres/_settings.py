@@ -14,6 +14,9 @@ from ..._ids import check_count
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 
+REPLICA_WAIT = 2.0
+"""Most seconds to wait for a connection to a read replica."""
+
 GRACE = 5.0
 """Seconds beyond `timeout` after which a server that says nothing is given up."""
 
@@ -39,14 +42,18 @@ class Settings:
             _check_conninfo(self.conninfo)
         check_count("pool_size", self.pool_size, least=1)
         for name, least in (("timeout", 0.001), ("busy_timeout", 0.001), ("connect_timeout", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
-                raise ConfigurationError(f"{name} must be seconds between {least} and 86400, not {value!r}")
+            check_seconds(name, getattr(self, name), least)
 
     @property
     def borrowed(self) -> bool:
         """Whether connections are the application's, whose sessions we leave as they are."""
         return self.pool is not None or self.connection is not None
+
+
+def check_seconds(name: str, value: object, least: float) -> None:
+    """Raise `ConfigurationError` unless `value` is a time between `least` and a day."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
+        raise ConfigurationError(f"{name} must be seconds between {least} and 86400, not {value!r}")
 
 
 def _check_conninfo(conninfo: str) -> None:

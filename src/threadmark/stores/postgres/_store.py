@@ -60,9 +60,10 @@ from ._functions import NEEDS_MERGE, OBSERVED, RECALL_CHANGED
 from ._names import Names
 from ._observation_store import PostgresObservations
 from ._recall_store import PostgresRecall
+from ._replica import Reads
 from ._rows import message_from_row, run_from_row, thread_from_row
 from ._session import Row, Session
-from ._settings import Settings, name_of
+from ._settings import REPLICA_WAIT, Settings, check_seconds, name_of
 
 T = TypeVar("T")
 
@@ -79,6 +80,9 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         connect_timeout: Seconds that connecting may take.
         migrate: Whether to create and upgrade the tables; without it an older schema is an error.
         row_level_security: Name the owner to the server in each transaction, for `policies` to see.
+        read_url: A connection string of a standby of the server, for lists that may lag behind.
+        read_settle: For how many seconds after this store has written for an owner their lists are read from
+            the primary.
         pool: A `psycopg_pool.ConnectionPool` to use and not to close.
         connection: A `psycopg.Connection` to use and not to close. Inside a transaction that is open on
             it every operation is a savepoint, and durable when that transaction is committed.
@@ -97,6 +101,8 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         connect_timeout: float = 10.0,
         migrate: bool = True,
         row_level_security: bool = False,
+        read_url: str = "",
+        read_settle: float = 10.0,
         pool: psycopg_pool.ConnectionPool[Any] | None = None,
         connection: psycopg.Connection[Any] | None = None,
     ) -> None:
@@ -123,8 +129,26 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         self._where = name_of(conninfo) if conninfo else "the PostgreSQL database"
         # Not a method: the engine's threads must not keep the store alive.
         self._engine = Engine(settings, partial(_prepare, settings=settings, where=self._where))
+        check_seconds("read_settle", read_settle, 0)
+        self._replica: Engine | None = None
+        if read_url:
+            # What keeps it from answering must not keep the answer waiting: the primary gives it, too.
+            second = replace(
+                settings,
+                conninfo=read_url,
+                pool_size=pool_size,
+                busy_timeout=min(busy_timeout, REPLICA_WAIT),
+                connect_timeout=min(connect_timeout, REPLICA_WAIT),
+                migrate=False,
+                pool=None,
+                connection=None,
+            )
+            self._replica = Engine(second, partial(_prepare, settings=second, where=name_of(read_url)))
+        self._reads = Reads(self._engine, self._replica, read_settle)
         # A store that nobody holds any more lets go of its threads and connections.
-        weakref.finalize(self, self._engine.stop).atexit = False
+        for engine in (self._engine, self._replica):
+            if engine is not None:
+                weakref.finalize(self, engine.stop).atexit = False
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._where}, schema {self._names.schema})"
@@ -134,6 +158,8 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
 
     async def aclose(self) -> None:
         await self._engine.close()
+        if self._replica is not None:
+            await self._replica.close()
 
     async def _need_everybody(self) -> None:
         await self._engine.need_everybody(self._names.threads)
@@ -155,7 +181,9 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
 
     async def list_threads(self, owner: str, query: ThreadQuery) -> ThreadPage:
         check_id("resource", owner)
-        page: ThreadPage = await self._engine.read(*_threads.list_page(self._names, owner, query), owner)
+        page: ThreadPage = await self._reads.read(
+            query.lagging, *_threads.list_page(self._names, owner, query), owner
+        )
         return page
 
     async def update_thread(self, owner: str, thread_id: str, change: ThreadChange) -> Thread:
@@ -207,7 +235,9 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
 
     async def list_messages(self, owner: str, query: MessageQuery) -> MessagePage:
         check_id("resource", owner)
-        page: MessagePage = await self._engine.read(*_messages.list_page(self._names, owner, query), owner)
+        page: MessagePage = await self._reads.read(
+            query.lagging, *_messages.list_page(self._names, owner, query), owner
+        )
         return page
 
     async def get_messages(
