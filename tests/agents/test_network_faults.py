@@ -16,6 +16,7 @@ from threadmark import (
     Memory,
     Message,
     ModelError,
+    ReasoningPart,
     StepChanges,
     TextPart,
     ToolContext,
@@ -624,3 +625,11 @@ async def test_the_agents_own_checks_are_its_networks_and_what_they_use_is_count
     first, _ = await run(agent, max_steps=1)
     result, _ = await approved(agent, first.run_id)
     assert (result.status, result.is_complete, files.deleted) == ("finished", False, ["a"])
+
+
+async def test_what_the_judging_model_thinks_is_not_told_as_the_answer() -> None:
+    thought = ReasoningPart('Perhaps {"is_complete": true, "final_result": "It is 6, I think')
+    agent, _ = network_of(route("add", {"a": 2, "b": 3}), [thought, TextPart(done("It is 5."))])
+    result, events = await run(agent)
+    told = "".join([e.payload["text"] for e in events if e.type == "routing-agent-text-delta"])
+    assert told == result.text == "It is 5."

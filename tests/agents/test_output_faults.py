@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator
 
-from threadmark import Agent, ConfigurationError, Hooks, Memory, OutputError, tool
+from threadmark import (
+    Agent,
+    ConfigurationError,
+    Hooks,
+    Memory,
+    OutputError,
+    ReasoningPart,
+    TextPart,
+    tool,
+)
 from threadmark.agents import Delegation, DelegationResult, StepVerdict
 from threadmark.agents.output import InvalidObjectError, Output, Partials
 from threadmark.testing import ScriptedModel, ToolCall
@@ -248,3 +257,17 @@ async def test_objects_can_be_read_late_and_by_several() -> None:
     assert [value async for value in stream.objects] == first
     assert first[-1] == {"name": "Rome is here", "people": 0.0}
     assert len(first) > 3
+
+
+async def test_what_another_model_thinks_is_no_object() -> None:
+    """The model that makes the object may think aloud; only its answer is told as an object."""
+    thought = ReasoningPart('Perhaps {"name": "Oslo", "people": 7} fits')
+    maker = ScriptedModel([[thought, TextPart('{"name": "Rome"}')]], chunk=3)
+    agent, _ = agent_of("A city.")
+    async with agent.stream("q", output=Output(City, model=maker), **WHERE) as stream:
+        objects = [value async for value in stream.objects]
+    assert all(
+        "Oslo".startswith(str(value.get("name", ""))[:1]) is False for value in objects if value.get("name")
+    )
+    assert objects[-1] == {"name": "Rome", "people": 0.0}
+    assert {"name": "Ro"} in objects or {"name": "R"} in objects or {"name": "Rom"} in objects

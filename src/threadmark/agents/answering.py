@@ -23,8 +23,6 @@ from ..models.base import (
     ModelRequest,
     ModelResponse,
     OutputMode,
-    PartDelta,
-    PartStarted,
     ResponseEnded,
 )
 from ..models.tracing import chat
@@ -48,6 +46,7 @@ from .output import (
     InvalidObjectError,
     Output,
     Partials,
+    StreamedPartials,
     answer_text,
     without_answer_call,
 )
@@ -244,15 +243,12 @@ class Answering:
         return response
 
     async def _stream(self, model: Model, request: ModelRequest, run_id: str, emit: Emit) -> ModelResponse:
-        seen = Partials(self.output)
+        seen = StreamedPartials(self.output)
         async with aclosing(model.stream(request)) as events:
             async for event in events:
                 if isinstance(event, ResponseEnded):
                     return event.response
-                text = event.delta if isinstance(event, PartDelta) else ""
-                if isinstance(event, PartStarted) and isinstance(event.part, TextPart):
-                    text = event.part.text
-                if text and (value := seen.feed(text)) is not None:
+                if (value := seen.take(event)) is not None:
                     emit(ObjectEvent(run_id=run_id, object=value))
         raise ModelError(f"{model.name}'s stream ended without a response")
 

@@ -19,9 +19,12 @@ from .._types import DataPart, Json, Message, TextPart, ToolPart
 from ..memory.context.render import escape
 from ..models.base import (
     Model,
+    ModelEvent,
     ModelRequest,
     OutputMode,
     OutputSchema,
+    PartDelta,
+    PartStarted,
     ResponsePart,
     ToolDefinition,
 )
@@ -367,6 +370,27 @@ class Partials:
             return None
         self._last = value
         return value
+
+
+class StreamedPartials(Partials):
+    """Follows the events of a model's stream: only its text, or its answer by tool, never its thinking."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._answers: set[int] = set()
+
+    def take(self, event: ModelEvent) -> Json:
+        """What the answer says so far, or `None` if that is nothing or the same as before."""
+        if isinstance(event, PartStarted):
+            by_tool = isinstance(event.part, ToolPart) and event.part.tool_name == ANSWER_TOOL
+            if by_tool:
+                self._text, self._length, self._next = [], 0, 0  # text beside it is no part of the answer
+            if by_tool or isinstance(event.part, TextPart):
+                self._answers.add(event.index)
+            return self.feed(event.part.text) if isinstance(event.part, TextPart) else None
+        if isinstance(event, PartDelta) and event.index in self._answers:
+            return self.feed(event.delta)
+        return None
 
 
 def _identifier(name: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any, Final
 from ..._errors import ModelError
 from ..._types import Json, Message, Usage
 from ...memory.context.render import escape
-from ...models.base import Model, ModelRequest, ModelResponse, PartDelta, ResponseEnded
+from ...models.base import Model, ModelRequest, ModelResponse, ResponseEnded
 from ...models.tracing import chat
-from ..output import InvalidObjectError, Output, Partials, answer_text, without_answer_call
+from ..output import InvalidObjectError, Output, StreamedPartials, answer_text, without_answer_call
 
 TRIES: Final = 3
 """How often the router's own answers are asked for, before an unusable one ends the run."""
@@ -78,11 +78,11 @@ async def _whole(
     with chat(model, request, stream=partial is not None, role=role) as asked:
         if partial is None:
             return asked.answered(await model.request(request))
-        seen = Partials(output)
+        seen = StreamedPartials(output)
         async with aclosing(model.stream(request)) as events:
             async for event in events:
                 if isinstance(event, ResponseEnded):
                     return asked.answered(event.response)
-                if isinstance(event, PartDelta) and (value := seen.feed(event.delta)) is not None:
+                if (value := seen.take(event)) is not None:
                     partial(value)
     raise ModelError(f"{model.name}'s stream ended without a response")

@@ -194,6 +194,32 @@ async def stopped(h: Harness) -> None:
     holds((await world.state()).log.observed_seq > 0, "the next turn's work is done")
 
 
+@behaviour("observing: a turn that is cancelled while it waits leaves nothing behind", needs="observations")
+async def cancelled(h: Harness) -> None:
+    """Behaviour 40: neither a question without an answer, nor a job that keeps others out."""
+    observer = Observer()
+    observer.gate = asyncio.Event()
+    world = await world_of(h, small(observer, buffer_tokens=False, deadline=60.0))
+    turn = asyncio.ensure_future(world.say(settle=False))
+    while not observer.batches:
+        done, _ = await asyncio.wait([turn], timeout=0.01)
+        if done:
+            turn = asyncio.ensure_future(world.say(settle=False))
+    stored, asked = [message.id for message in await world.messages()], len(world.requests)
+    turn.cancel()
+    await asyncio.wait([turn])
+    holds(turn.cancelled(), "the turn ends")
+    same((stored, asked), ([m.id for m in await world.messages()], len(world.requests)), "as if never begun")
+    observer.gate.set()
+    await world.memory.settled()
+    observer.gate = None
+    same((), (await world.state()).log.running, "nothing runs")
+    for _ in range(3):
+        await world.say()
+        await world.sees_all()
+    holds((await world.state()).log.observed_seq > 0, "and observing goes on")
+
+
 @behaviour("observing: no model is asked while the store is held", needs="observations")
 async def nothing_held(h: Harness) -> None:
     """Behaviour 41: while a role works, the same thread can be written and read."""
