@@ -152,7 +152,7 @@ class TestParticipants:
             "- Person 4 (id u4)",
         ]
 
-    async def test_no_speaker_is_refused(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_no_speaker_is_too_many(self, caplog: pytest.LogCaptureFixture) -> None:
         """A long name is listed in part; when the list is full the turn goes on without a new line."""
         settings_ = WorkingMemory(scope="thread", max_characters=400)
         async with Memory("sqlite://", working_memory=settings_) as memory:
@@ -167,6 +167,14 @@ class TestParticipants:
             assert len(text) <= 400
             assert "(id u29)" not in text
             assert "no room for participant 'u29'" in caplog.text
+
+    async def test_a_name_that_cannot_be_stored_is_refused_before_a_model_is_asked(self) -> None:
+        model = ScriptedModel(["ok"])
+        async with Memory("sqlite://") as memory:
+            agent = Agent("a", model=model, memory=memory)
+            with pytest.raises(ValidationError, match="speaker name is 600 bytes long"):
+                await agent.generate("hi", resource="r", thread="t", speaker=Speaker("u1", name="N" * 600))
+        assert not model.requests
 
 
 class TestWorkingMemory:

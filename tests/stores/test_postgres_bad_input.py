@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +25,7 @@ from threadmark import (
     Memory,
     Message,
     SchemaVersionError,
+    SemanticRecall,
     Store,
     StoreBusyError,
     StoreError,
@@ -390,6 +391,45 @@ async def test_long_work_between_two_statements(server: Server, schema: str) -> 
 
     assert await store.write_tables(work) == [(2,)]
     await store.aclose()
+
+
+class Embedder:
+    name = "fake"
+    dimension = 3
+
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> Sequence[Any]:
+        return [[1.0, 2.0, 3.0] for _ in texts]
+
+
+async def test_a_database_without_pgvector(server: Server) -> None:
+    """Where the role may not create it, recall goes by words and says so; asking for vectors is an error."""
+    sql(
+        server,
+        "CREATE DATABASE plain",
+        "CREATE ROLE wordy LOGIN",
+        "REVOKE CREATE ON DATABASE plain FROM PUBLIC",
+    )
+    maker = PostgresStore(server.url("plain"))
+    await maker.open()
+    await maker.aclose()
+    sql(
+        server,
+        "GRANT USAGE ON SCHEMA threadmark TO wordy",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA threadmark TO wordy",
+        database="plain",
+    )
+    url = server.url("plain", user="wordy")
+    async with Memory(url, embedder=Embedder(), semantic_recall=True) as memory:
+        ann = memory.resource("ann")
+        await ann.thread("t").save([Message.user("apple pie")])
+        found = await ann.recall("apple")
+        assert [hit.message.text for hit in found.hits] == ["apple pie"]
+        assert "searched by words alone: vectors need the extension pgvector" in str(found.degraded)
+        with pytest.raises(ConfigurationError, match="CREATE EXTENSION vector"):
+            await ann.recall("apple", mode="vector")
+    with pytest.raises(ConfigurationError, match="CREATE EXTENSION vector"):
+        await Memory(url, embedder=Embedder(), semantic_recall=SemanticRecall(mode="hybrid")).open()
+    sql(server, "DROP DATABASE plain WITH (FORCE)", "DROP ROLE wordy")
 
 
 async def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:

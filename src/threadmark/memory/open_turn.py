@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .._errors import ConfigurationError, ConflictError, NotFoundError, ValidationError
+from .._ids import check_id, check_name
 from .._types import Message, Run, ToolPart
 from ..recall.text import quotes_memory
 from ..stores.base import (
@@ -62,6 +63,10 @@ async def open_turn(
     for message in input:
         if message.thread_id is not None and message.thread_id != thread.id:
             raise ValidationError(f"message {message.id!r} belongs to another thread than this turn")
+        if message.speaker is not None:  # what cannot be stored is refused before a model is asked
+            check_id("speaker", message.speaker.id)
+            if message.speaker.name is not None:
+                check_name("speaker name", message.speaker.name)
     state = await store.read_turn(
         resource,
         TurnQuery(

@@ -97,14 +97,17 @@ class Recaller:
         """Switch the index on, with a space for the embedder, and have it filled in the background.
 
         With `wait` every message of the database is in the lexical index afterwards. Costs nothing once done.
-        An embedder that fails leaves lexical search as it is, and is tried again the next time.
+        An embedder that fails, or whose vectors the database cannot keep, leaves lexical search as it is, and
+        is tried again the next time; `ConfigurationError` is raised only where vectors are asked for.
         """
         await self.indexer.enable(wait=wait)
         embedder = self.embedder(settings)
         if embedder is not None:
             try:
                 await self.indexer.add(embedder, timeout=settings.timeout)
-            except ModelError as error:
+            except (ModelError, ConfigurationError) as error:
+                if isinstance(error, ConfigurationError) and settings.mode in ("vector", "hybrid"):
+                    raise
                 log.warning("recall goes on without vectors: %s", error)
 
     async def catch_up(self) -> None:
