@@ -173,7 +173,7 @@ class TestParticipants:
         async with Memory("sqlite://") as memory:
             agent = Agent("a", model=model, memory=memory)
             with pytest.raises(ValidationError, match="speaker name is 600 bytes long"):
-                await agent.generate("hi", resource="r", thread="t", speaker=Speaker("u1", name="N" * 600))
+                await agent.generate("hi", resource="r", thread="t", speaker=Speaker(id="u1", name="N" * 600))
         assert not model.requests
 
 
