@@ -42,6 +42,35 @@ def make(memory: Memory, log: str, delay: float = 0.0) -> Agent:
     return Agent("a", model=ScriptedModel(reply, delay=delay), memory=memory, tools=[destroy])
 
 
+def make_lead(memory: Memory, log: str, delay: float = 0.0) -> Agent:
+    """An agent that has the one of `make` do it, as a sub-agent."""
+
+    def delegate(request: ModelRequest) -> Any:
+        last = request.messages[-1]
+        if last.role == "user" and not last.text.startswith("<resumed>"):
+            return ToolCall("agent-a", {"prompt": last.text}, id=f"delegate {last.text}")
+        return "Done."
+
+    model = ScriptedModel(delegate, delay=delay)
+    return Agent("lead", model=model, memory=memory, agents=[make(memory, log, delay)])
+
+
+def pause_and_approve_below(url: str, log: str, name: str) -> None:
+    """The same with a sub-agent, whose call is approved at the lead."""
+
+    async def work() -> None:
+        memory = Memory(url)
+        agent, n = make_lead(memory, log, 0.001), 0
+        while True:
+            n += 1
+            what = f"{name}.{n}"
+            paused = await agent.generate(what, resource="ann", thread=what, run_id=what)
+            result = await agent.approve(paused.run_id, paused.pending[0], resource="ann")
+            assert result.text == "Done.", result
+
+    asyncio.run(work())
+
+
 def pause_and_approve(url: str, log: str, name: str) -> None:
     """Question after question, each paused, approved and answered, until killed."""
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from pause_workers import make
+from pause_workers import make, make_lead
 from postgres_harness import drop
 from zygote import Zygote
 
@@ -134,6 +134,69 @@ async def test_kills_between_pause_and_answer(
     with capsys.disabled():
         sys.stdout.write(
             f"\n{kills} kills in {time.perf_counter() - start:.0f} s: {len(seen)} runs, "
+            f"{len(counted)} executions, {dict(phases)}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [
+        ("sqlite", 40),
+        pytest.param("sqlite", 300, marks=pytest.mark.nightly),
+        pytest.param("postgres", 300, marks=pytest.mark.nightly),
+    ],
+)
+async def test_kills_while_a_sub_agent_waits(
+    tmp_path: Path,
+    zygote: Zygote,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    kind: str,
+    kills: int,
+) -> None:
+    """After each kill every lead is over, waits, or can be gone on with; no call below was made twice.
+
+    Whatever a lead lists as pending can be decided, and with that, or with `resume`, it comes to its end.
+    """
+    url, log = place(kind, request, tmp_path), tmp_path / "executed"
+    await make_tables(url)
+    choose = random.Random(7)
+    phases: collections.Counter[str] = collections.Counter()
+    start = time.perf_counter()
+
+    def made() -> collections.Counter[str]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return collections.Counter(json.loads(line)[1] for line in lines)
+
+    for kill in range(kills):
+        child = zygote.start("pause_workers:pause_and_approve_below", url, str(log), f"w{kill}")
+        await asyncio.sleep((0.04 + choose.random() * 0.12) * (1 if kind == "sqlite" else 3))
+        zygote.kill(child)
+        async with Memory(url, clock=later) as memory:
+            agent = make_lead(memory, str(log))
+            for run in await agent.runs.suspended(resource="ann", per_page=None):
+                before = made()
+                if run.pending:
+                    phases["waited"] += 1
+                    (call,) = run.pending
+                    assert (call.path, before[run.run_id]) == (("a",), 0), "executed before it was approved"
+                    result = await agent.approve(run.run_id, call, resource="ann")
+                    assert made()[run.run_id] == 1
+                else:
+                    phases["gone on"] += 1
+                    result = await agent.resume(run.run_id, resource="ann")
+                    assert made()[run.run_id] == before[run.run_id] <= 1, "made again"
+                assert (result.text, result.finish_reason) == ("Done.", "stop")
+            assert (await agent.runs.suspended(resource="ann")).total == 0
+            ends = [run.status for run in await memory.resource("ann").runs(per_page=200)]
+            assert set(ends) <= {"finished", "aborted"}
+    counted = made()
+    assert max(counted.values()) == 1, "an approval was executed twice"
+    assert not zygote.errors(), zygote.errors()
+    assert phases, "every kill came before the first pause"
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{kills} kills below, {kind}, in {time.perf_counter() - start:.0f} s: "
             f"{len(counted)} executions, {dict(phases)}\n"
         )
 

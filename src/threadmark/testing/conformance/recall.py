@@ -90,6 +90,28 @@ async def on(h: Harness) -> None:
     await like_new(store, h.clock)
 
 
+LANGUAGES = {
+    "Ich habe die Größe meiner Äpfel in Köln gemessen": "Größe Köln",
+    "Mi cumpleaños es el veintidós de marzo": "cumpleaños",
+    "Моя собака любит гулять в парке": "собака",
+    "私は京都に住んでいます": "京都",
+    "나는 서울에서 일합니다": "서울",
+    "أحب القهوة في الصباح": "القهوة",
+    "मुझे चाय पसंद है": "चाय",
+    "ฉันชอบกินข้าวผัด": "ข้าวผัด",
+}
+
+
+@behaviour("recall: text of any language is found by its own words", needs="recall")
+async def languages(h: Harness) -> None:
+    store = await recalling(h)
+    await store.write_turn("ann", h.turn("t1", [*LANGUAGES, "apple", "river", "copper"]))
+    for text, question in LANGUAGES.items():
+        same([text], (await ask(store, "ann", question))[:1], f"the first hit for {question!r}")
+        found = await store.match_messages("ann", MatchQuery(text=question))
+        same([text], [message.text for message in found], f"what matches {question!r}")
+
+
 @behaviour("recall: what is changed or deleted amid the backfill is right after it", needs="recall")
 async def amid_backfill(h: Harness) -> None:
     store = await h.fresh()
