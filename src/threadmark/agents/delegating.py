@@ -17,6 +17,8 @@ from .._errors import ConfigurationError
 from .._ids import new_id
 from .._types import FilePart, Json, Message, Part, TextPart, ToolPart, Usage
 from ..memory.context.render import escape
+from ..memory.delegated import delegated_owner, marked
+from ..memory.thread_spec import ThreadSpec
 from .delegation import Delegation, DelegationChange, DelegationEnd, DelegationResult, DelegationStart
 from .events import Emit, ErrorEvent, Event, ToolOutputEvent
 from .options import Call, TurnSource, check_call
@@ -109,7 +111,7 @@ class Delegating:
             raise ToolFailure(f"The agent {key!r} was not called: delegations are {self.depth} deep already.")
         if state.plan.spending is not None and (limit := state.plan.spending.reached()) is not None:
             raise ToolFailure(f"The agent {key!r} was not called: the limit of {limit} is reached.")
-        owner = None if context.resource_id is None else f"{context.resource_id}-{key}"
+        owner = None if context.resource_id is None else delegated_owner(context.resource_id, key)
         thread = None if context.thread_id is None else f"{context.thread_id}-{new_id()}"
         stores = state.turn is not None and state.turn.writes
         start = DelegationStart(
@@ -164,8 +166,11 @@ class Delegating:
             "max_steps": change.max_steps,
             "system": (self.instructions or None) if self.team.delegation.share_system else None,
         }
-        if start.resource_id is not None:
-            options.update(resource=start.resource_id, thread=start.thread_id)
+        if start.resource_id is not None and start.thread_id is not None and state.turn is not None:
+            made_for = marked(state.turn.resource_id, state.turn.thread_id)
+            options.update(
+                resource=start.resource_id, thread=ThreadSpec(id=start.thread_id, metadata=made_for)
+            )
             options["generate_title"] = False
         if state.plan.pause_ttl is not None and agent.pause_ttl is None:
             options["pause_ttl"] = state.plan.pause_ttl

@@ -213,7 +213,9 @@ class Resource:
 
         `scrub=False` leaves the bytes for the database to overwrite, and is faster on a large file.
         """
-        return await self._store.erase(self.id, now=self._memory.now(), scrub=scrub)
+        from .delegated import erase_with_delegated
+
+        return await erase_with_delegated(self._store, self.id, None, self._memory.now(), scrub)
 
     async def export(self) -> dict[str, Any]:
         """All of this owner as JSON: `format`, `resource_id`, `exported_at`, `working_memory` and `threads`.

@@ -230,7 +230,10 @@ class ThreadHandle:
 
         `scrub=False` leaves the bytes for the database to overwrite, and is faster on a large file.
         """
-        return await self._store.erase(self._resource, thread_id=self.id, now=self._memory.now(), scrub=scrub)
+        from .delegated import erase_with_delegated
+
+        now = self._memory.now()
+        return await erase_with_delegated(self._store, self._resource, self.id, now, scrub)
 
     async def erase_speaker(self, speaker: str, *, scrub: bool = True) -> ErasureReceipt:
         """Delete what the speaker with this id said in this thread, and everything derived from that.

@@ -98,17 +98,26 @@ class Recaller:
 
         With `wait` every message of the database is in the lexical index afterwards. Costs nothing once done.
         An embedder that fails, or whose vectors the database cannot keep, leaves lexical search as it is, and
-        is tried again the next time; `ConfigurationError` is raised only where vectors are asked for.
+        is tried again the next time. `ConfigurationError` is raised for an embedder that is not set up, and,
+        where vectors are asked for, for a database that cannot keep them.
         """
         await self.indexer.enable(wait=wait)
         embedder = self.embedder(settings)
-        if embedder is not None:
-            try:
-                await self.indexer.add(embedder, timeout=settings.timeout)
-            except (ModelError, ConfigurationError) as error:
-                if isinstance(error, ConfigurationError) and settings.mode in ("vector", "hybrid"):
-                    raise
-                log.warning("recall goes on without vectors: %s", error)
+        if embedder is None:
+            return
+        try:
+            await embedder.measure(timeout=settings.timeout)
+            await self._add(embedder, settings)
+        except ModelError as error:
+            log.warning("recall goes on without vectors: %s", error)
+
+    async def _add(self, embedder: CheckedEmbedder, settings: SemanticRecall) -> None:
+        try:
+            await self.indexer.add(embedder, timeout=settings.timeout)
+        except ConfigurationError as error:
+            if settings.mode in ("vector", "hybrid"):
+                raise
+            log.warning("recall goes on without vectors: %s", error)
 
     async def catch_up(self) -> None:
         """Wait a moment while the background makes vectors: what was stored just before is to be found."""
