@@ -12,7 +12,7 @@ from pydantic_ai import Agent as ProviderAgent
 from pydantic_ai import messages as pai
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from threadmark import Agent, Memory
+from threadmark import Agent, Memory, Message
 from threadmark.adapters.pydantic_ai import MemoryCapability
 
 INSTRUCTIONS = "Be brief."
@@ -166,3 +166,26 @@ def ours_of(prompt: Any) -> Any:
     from threadmark.adapters._messages import prompt_message
 
     return prompt_message(prompt, None)
+
+
+async def messages(memory: Memory, thread: str = "t") -> list[Message]:
+    page = await memory.resource("ana").thread(thread).messages(per_page=None)
+    return list(page.messages)
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+async def runs(memory: Memory) -> list[Any]:
+    """Status, reason and tokens of the runs of thread "t"."""
+    page = await memory.store.list_runs("ana", thread_id="t")
+    return sorted([(run.status, run.finish_reason, run.usage) for run in page.runs], key=str)
+
+
+def agent(memory: Memory, played: Played, **options: Any) -> ProviderAgent[Any, Any]:
+    where = {"resource": "ana", "thread": "t", **options.pop("where", {})}
+    return ProviderAgent(
+        played.model, name="twin", capabilities=[MemoryCapability(memory, **where)], **options
+    )
