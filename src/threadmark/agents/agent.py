@@ -47,7 +47,7 @@ from .plan import ApprovalRule, Plan
 from .prompts import Prompt
 from .records import record_of
 from .replay import replay
-from .request_context import RequestContext
+from .request_context import RequestContext, context_check
 from .result import AgentResult
 from .resumable import Resumable
 from .runs import AgentRuns
@@ -80,6 +80,8 @@ class Agent(Resumable, Networks):
         max_processor_retries: How often processors may have one step answered again.
         require_tool_approval: Whether a person must approve calls of tools, besides those whose tool says so:
             for all, or a function of a call's tool name and arguments, and perhaps the request context.
+        request_context_schema: What values a call's request context must have: a Pydantic model, dataclass or
+            `TypedDict`. What does not fit raises `ValidationError` first of all, also when a run goes on.
         usage_limits: `UsageLimits(...)` of each run and its sub-agents together; default: none.
         pause_ttl: Seconds that a paused run waits for a person at most; default: without end.
         auto_resume: Whether a user's next message may answer a suspended call; never an approval.
@@ -114,6 +116,7 @@ class Agent(Resumable, Networks):
         error_processors: Dynamic[Processors] = (),
         max_processor_retries: int = 3,
         require_tool_approval: ApprovalRule = False,
+        request_context_schema: Any = None,
         usage_limits: UsageLimits | None = None,
         pause_ttl: float | None = None,
         auto_resume: bool = False,
@@ -143,6 +146,7 @@ class Agent(Resumable, Networks):
         self.hooks = check_hooks(hooks)
         self.completion = CompletionChecks.of(completion)
         self.usage_limits = check_limits(usage_limits)
+        self._context_check = context_check(request_context_schema)
         self._team = Team(agents, delegation)
         self._processors: dict[Kind, tuple[Entry, ...] | Callable[[RequestContext], Any]] = {
             "input": check_processors(input_processors, "input"),
@@ -206,6 +210,7 @@ class Agent(Resumable, Networks):
         """All that a run needs, every choice made; or the result of the run if it was made before."""
         loop = asyncio.get_running_loop()
         deadline = None if call.timeout is None else loop.time() + call.timeout
+        self._check_context(call)
         memory = await self._resolve_memory(call)
         tools = await self._resolve_tools(call.request_context)
         model = await self._resolve_model(call)
@@ -295,6 +300,10 @@ class Agent(Resumable, Networks):
             run_id=call.run_id,
             paused=call.paused,
         )
+
+    def _check_context(self, call: Call) -> None:
+        if self._context_check is not None:
+            self._context_check(call.request_context)
 
     async def _resolve_memory(self, call: Call) -> TurnSource | None:
         if call.resource is None or call.source is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, overload
 
-from .._errors import ValidationError
+from .._errors import ConfigurationError, ValidationError
 from .._ids import check_id
 from .._types import Json, Speaker, Thread
 from ..memory.thread_spec import ThreadSpec
@@ -68,3 +68,33 @@ class RequestContext:
     def __repr__(self) -> str:
         # Names only: values may be secrets, and this ends up in logs.
         return f"RequestContext(resource={self.resource!r}, values={sorted(self._values)!r})"
+
+
+def context_check(annotation: Any) -> Callable[[RequestContext], None] | None:
+    """What raises `ValidationError`, naming the fields, for a context whose values are not of this type.
+
+    `None` for no type. Raises `ConfigurationError` for what describes no fields.
+    """
+    if annotation is None:
+        return None
+    import pydantic
+
+    try:
+        check = pydantic.TypeAdapter[Any](annotation).validate_python
+    except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(f"request_context_schema describes no values: {reason}") from None
+    invalid = pydantic.ValidationError
+
+    def checked(context: RequestContext) -> None:
+        try:
+            check({name: context[name] for name in context})
+        except invalid as error:
+            # Without the values: they may be secrets.
+            problems = [
+                f"{'.'.join(map(str, item['loc']))}: {item['msg']}" if item["loc"] else item["msg"]
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+            raise ValidationError(f"the request context does not fit: {'; '.join(problems)}") from None
+
+    return checked

@@ -223,6 +223,7 @@ class NetworkAgent(Agent):
     async def _prepare(self, call: Call, emit: Emit | None) -> RunState | AgentResult:
         if call.resource is None:
             raise ConfigurationError("a network needs memory: give it a resource and a thread")
+        self._check_context(call)
         setup = self._setup
         if call.paused is not None:
             setup = Setup.restored((call.paused.state or {})["network"], self._given)
