@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadmark.recall.analyze import MAX_TERM, analyze, analyze_query
+from threadmark.recall.analyze import analyze, analyze_query
+from threadmark.recall.languages import MAX_TERM
 from threadmark.recall.stem import stem
 
 HOSTILE = [

@@ -44,7 +44,8 @@ def check_index(query: Query, *, backfilled: bool = True) -> None:
     """
     owners: dict[int, str] = dict(query("SELECT owner_no, resource_id FROM recall_owners"))
     owners |= {-number: f"{NOTES}{id_}" for number, id_ in owners.items()}
-    if not query("SELECT 1 FROM recall_state"):
+    state = query("SELECT language FROM recall_state")
+    if not state:
         for name in (
             "owners",
             "docs",
@@ -82,7 +83,7 @@ def check_index(query: Query, *, backfilled: bool = True) -> None:
     postings: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
     for place, doc in docs.items():
         known, text = texts[place]
-        found = impacts(analyze(text))
+        found = impacts(analyze(text, state[0][0]))
         assert doc == (known.role, known.speaker, known.at, " ".join(found)), f"the entry of {place}"
         for term, impact in found.items():
             postings[place[0], term][place[1]] = impact

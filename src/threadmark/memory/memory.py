@@ -87,7 +87,9 @@ class Memory:
         if self._recaller is None:
             from .recall.recaller import Recaller
 
-            self._recaller = Recaller(self.store, self.now, self.background, self._embedder)
+            own = self.settings.semantic_recall
+            language = None if own is None else own.language
+            self._recaller = Recaller(self.store, self.now, self.background, self._embedder, language)
         return self._recaller
 
     def resource(self, id: str) -> Resource:

@@ -2,26 +2,25 @@
 
     analyze("Caroline adopted 2 cats in 東京 😺")  ->  caroline, adopt, 2, cat, in, 東京, 😺
 
-Words are case-folded, lose their accents and English endings. Scripts written without spaces give pairs
-of neighbouring characters. Numbers are kept whole ("1,200" is "1200"), emoji are terms. Nothing is thrown
-away for being common: what a common term is worth is decided by the statistics of the owner's messages.
+Words are case-folded, lose their accents and the endings of one language, English unless told. Scripts
+written without spaces give pairs of neighbouring characters. Numbers are kept whole ("1,200" is "1200"),
+emoji are terms. Nothing is thrown away for being common: what a common term is worth is decided by the
+statistics of the owner's messages.
 The same function makes the terms of messages and of queries. Stored indexes hold its output, so a change
-of the output needs a new `VERSION`, and old indexes are then built again.
+of the output needs a new `VERSION`, and old indexes are then built again, as those of another language are.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from .languages import ENGLISH, MARKS, MAX_TERM, word_terms
 from .stem import stem
 
 VERSION = 1
 """Which analysis made an index."""
-
-MAX_TERM = 48
-"""Longest term in characters: a longer run (a hash, base64) is cut to this."""
 
 # Han, kana, Hangul, Thai, Lao, Khmer, Burmese, Tibetan: scripts that do not mark the ends of words, or
 # (Hangul) that attach particles to them.
@@ -40,7 +39,6 @@ _TOKEN = re.compile(
 _ASCII_TOKEN = re.compile(r"[0-9]+(?:[.,][0-9]+)*(?![a-z0-9])|[a-z0-9]+(?:'(?:s|t|re|ve|ll|d|m)\b)?")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
-_MARKS = re.compile(r"[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0640]")
 # Skin tones, variation selectors and joiners: the same sign to a reader.
 _INVISIBLE = re.compile(r"[\U0001f3fb-\U0001f3ff\ufe00-\ufe0f\u200b-\u200f\u2060\u00ad]")
 
@@ -48,19 +46,25 @@ _stems: dict[str, str] = {}
 _STEMS_KEPT = 65536
 
 
-def analyze(text: str) -> list[str]:
-    """The terms of `text`, in order, with repetitions. Any string is fine; one without terms gives `[]`."""
-    if text.isascii():
-        return _ascii_terms(text.lower())
-    return list(_terms(_fold(text)))
+def analyze(text: str, language: str = ENGLISH) -> list[str]:
+    """The terms of `text`, in order, with repetitions. Any string is fine; one without terms gives `[]`.
+
+    `language`, one of `languages.LANGUAGES`, decides which endings its words lose.
+    """
+    if language == ENGLISH:
+        if text.isascii():
+            return _ascii_terms(text.lower())
+        return list(_terms(_fold(text), _english))
+    # Its rules know words by their accents, so those go after the endings.
+    return list(_terms(_fold_case(text, language), word_terms(language)))
 
 
-def analyze_query(text: str, *, limit: int = 64) -> list[str]:
+def analyze_query(text: str, language: str = ENGLISH, *, limit: int = 64) -> list[str]:
     """The distinct terms of a query in order of appearance: `limit` of them at most.
 
     Only the first 8,000 characters are read. Nothing in a query is an operator.
     """
-    return list(dict.fromkeys(analyze(text[:8000])))[:limit]
+    return list(dict.fromkeys(analyze(text[:8000], language)))[:limit]
 
 
 def _ascii_terms(text: str) -> list[str]:
@@ -102,10 +106,18 @@ def _number(text: str) -> str:
 def _fold(text: str) -> str:
     """Compatibility forms, case and accents removed. Marks that are letters of their script stay."""
     text = unicodedata.normalize("NFKD", text.casefold())
-    return unicodedata.normalize("NFC", _INVISIBLE.sub("", _MARKS.sub("", text))).casefold()
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", MARKS.sub("", text))).casefold()
 
 
-def _terms(text: str) -> Iterator[str]:
+def _fold_case(text: str, language: str) -> str:
+    """Compatibility forms and case removed."""
+    if language == "turkish":
+        text = text.replace("I", "\N{LATIN SMALL LETTER DOTLESS I}").replace("İ", "i")
+    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text).casefold())
+    return unicodedata.normalize("NFKC", text.casefold())
+
+
+def _terms(text: str, word_term: Callable[[str], str]) -> Iterator[str]:
     for match in _TOKEN.finditer(text):
         token = match[0]
         kind = match.lastgroup
@@ -117,11 +129,15 @@ def _terms(text: str) -> Iterator[str]:
             yield _number(
                 "".join(str(unicodedata.digit(c, 0)) if c.isdigit() else c for c in token)[:MAX_TERM]
             )
-        elif token.isascii():
-            yield _stems.get(token) or _term(token)
         else:
-            word = token.replace("\u2019", "'").partition("'")[0]
-            yield stem(word) if word.isascii() and word.isalpha() else word[:MAX_TERM]
+            yield word_term(token)
+
+
+def _english(token: str) -> str:
+    if token.isascii():
+        return _stems.get(token) or _term(token)
+    word = token.replace("\u2019", "'").partition("'")[0]
+    return stem(word) if word.isascii() and word.isalpha() else word[:MAX_TERM]
 
 
 def _pairs(run: str) -> Iterator[str]:

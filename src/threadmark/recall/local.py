@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from .analyze import analyze
 from .gather import EVERYTHING, SEQ_BITS, Scope
 from .impact import impacts
+from .languages import ENGLISH
 from .rank import Background, Record
 
 
 class LocalIndex:
-    """One owner's messages. Vectors, where given, are of unit length or zero."""
+    """One owner's messages in one language. Vectors, where given, are of unit length or zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str = ENGLISH) -> None:
+        self._language = language
         self._postings: dict[str, dict[int, int]] = defaultdict(dict)
         self._terms: dict[int, tuple[str, ...]] = {}
         self._records: dict[int, Record] = {}
@@ -27,7 +29,7 @@ class LocalIndex:
         """Index a message, in place of the one that was there."""
         key = (thread << SEQ_BITS) + seq
         self.remove(thread, seq)
-        found = impacts(analyze(text))
+        found = impacts(analyze(text, self._language))
         for term, value in found.items():
             self._postings[term][key] = value
         self._terms[key] = tuple(found)

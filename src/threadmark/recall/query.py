@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from .analyze import analyze, analyze_query
 from .dates import DaySpan, find_days
+from .languages import ENGLISH, SIMPLE, function_words
 
-# Words of English grammar. They carry little of what a question is about, however rare they are in the
-# messages; other languages rely on the statistics alone.
-_FUNCTION_WORDS = frozenset(
-    term
-    for term in analyze(
-        "a about am an and any are as at be been but by can could did do does for from had has "
-        "have he her him his how i if in into is it its me my no not of on or our out she should "
-        "so some than that the their them then there these they this those to up was we were what "
-        "when where which who whom whose why will with would you your"
-    )
-)
 FUNCTION_WORD = 0.1
 PARTICIPANT = 0.3
 """What a function word's and a participant's name count for beside other terms: the participants' own
@@ -37,26 +28,47 @@ class Query:
     days: tuple[DaySpan, ...] = ()
     embed: str = ""
     """The text for an embedder: in it a single named participant has become "I" and "my"."""
+    language: str = ENGLISH
+    """The language of the terms."""
 
 
-def parse_query(text: str, *, speakers: Iterable[str] = ()) -> Query:
-    """Analyse `text`, any string. `speakers` are the names of those who wrote the owner's messages."""
+def parse_query(text: str, *, speakers: Iterable[str] = (), language: str = ENGLISH) -> Query:
+    """Analyse `text`, any string. `speakers` are the names of those who wrote the owner's messages.
+
+    `language` is that of the index, one of `languages.LANGUAGES`.
+    """
     text = text[:8000]
-    terms = analyze_query(text)
+    terms = analyze_query(text, language)
     named = _named(text, speakers)
-    names = {term for name, _ in named for term in analyze(name)}
-    names |= {term for _, form in named for term in analyze(form)}
-    damping = tuple(
-        [FUNCTION_WORD if t in _FUNCTION_WORDS else PARTICIPANT if t in names else 1.0 for t in terms]
-    )
+    names = {term for name, _ in named for term in analyze(name, language)}
+    names |= {term for _, form in named for term in analyze(form, language)}
+    grammar = _grammar(language)
+    damping = tuple([FUNCTION_WORD if t in grammar else PARTICIPANT if t in names else 1.0 for t in terms])
     return Query(
         text,
         tuple(terms),
         damping,
         frozenset(name for name, _ in named),
         tuple(find_days(text)),
-        _first_person(text, named[0][1]) if len(named) == 1 else text,
+        _first_person(text, named[0][1]) if len(named) == 1 and language in (ENGLISH, SIMPLE) else text,
+        language,
     )
+
+
+def in_language(query: Query | str, language: str, speakers: Callable[[], Iterable[str]]) -> Query:
+    """The query in the language of an index. `speakers` is called if it has to be analysed for that."""
+    if isinstance(query, str):
+        return parse_query(query, speakers=speakers(), language=language)
+    if query.language == language:
+        return query
+    other = parse_query(query.text, speakers=speakers(), language=language)
+    return replace(other, embed=query.embed)
+
+
+@cache
+def _grammar(language: str) -> frozenset[str]:
+    """The terms of the language's words of grammar."""
+    return frozenset(analyze(function_words(language), language))
 
 
 def _named(text: str, speakers: Iterable[str]) -> list[tuple[str, str]]:

@@ -58,7 +58,15 @@ OnProgress = Callable[[IndexProgress], None]
 class Indexer:
     """Fills one store's index. Any number may do so at once, in any number of processes."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], background: Background) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], datetime],
+        background: Background,
+        language: str | None = None,
+    ) -> None:
+        self.language = language
+        """The language that the index is to have; `None` takes it as it is."""
         self._store = store
         self._clock = clock
         self._background = background
@@ -76,7 +84,7 @@ class Indexer:
     async def enable(self, *, wait: bool = False) -> None:
         """Switch the index on, once. With `wait`, index what was there before it."""
         if not self._enabled:
-            state = await self._store.enable_recall(self._clock())
+            state = await self._store.enable_recall(self._clock(), language=self.language)
             self._enabled, self._backfilled = True, state.complete
             if not wait:
                 self.wake()

@@ -61,16 +61,24 @@ class Notes:
 
 
 class Recaller:
-    """Recall in the databases' messages, for one `Memory`. `embedder` is what its settings leave open."""
+    """Recall in the databases' messages, for one `Memory`.
+
+    `embedder` is what its settings leave open, `language` that of the index: `None` leaves it as it is.
+    """
 
     def __init__(
-        self, store: Store, clock: Callable[[], datetime], background: Background, embedder: Any = None
+        self,
+        store: Store,
+        clock: Callable[[], datetime],
+        background: Background,
+        embedder: Any = None,
+        language: str | None = None,
     ) -> None:
         self.store = store
         self._embedder = embedder
         self._embedders: dict[tuple[int, str], tuple[Any, CheckedEmbedder | None]] = {}
         self._lock = Lock()
-        self.indexer = Indexer(store, clock, background)
+        self.indexer = Indexer(store, clock, background, language)
 
     def embedder(self, settings: SemanticRecall) -> CheckedEmbedder | None:
         """The embedder of these settings; `None` for words alone. Raises `ConfigurationError`."""
@@ -91,7 +99,13 @@ class Recaller:
                 f"{type(self.store).__name__} keeps no index for recall; semantic_recall needs a store with "
                 "the capability 'recall'"
             )
-        self.embedder(settings or SemanticRecall())
+        settings = settings or SemanticRecall()
+        if settings.language not in (None, self.indexer.language):
+            raise ConfigurationError(
+                f"language={settings.language!r} is of the database's index, not of a call: "
+                "give it to Memory(..., semantic_recall=SemanticRecall(language=...))"
+            )
+        self.embedder(settings)
 
     async def prepare(self, settings: SemanticRecall, *, wait: bool = False) -> None:
         """Switch the index on, with a space for the embedder, and have it filled in the background.
@@ -242,6 +256,7 @@ class Recaller:
             degraded=degraded,
             indexed=answer.indexed,
             embedded=answer.embedded,
+            language=answer.language,
             observations=()
             if notes is None
             else await self._notes(owner, request, notes, vector is not None),

@@ -122,7 +122,7 @@ def choose(
     if notes:
         room -= count(render_notes(notes))
     more = [hit for hit in more if speaking[hit.message.id] >= FLOOR * best]
-    lines = _fit(first, room, count)
+    lines = _fit(first, room, count, result.language)
     taken = {hit.message.id for hit in first}
     headed = {line.group for line in lines}
     left = room - sum(line.tokens for line in lines) - HEADING_TOKENS * len(headed)
@@ -130,7 +130,7 @@ def choose(
     def add(message: Message, terms: tuple[str, ...] = ()) -> None:
         nonlocal left
         if message.id not in taken and message.id not in shown:
-            line = _cut_line(message, terms, room // settings.top_k, count)
+            line = _cut_line(message, terms, room // settings.top_k, count, result.language)
             if line is None:
                 return
             cost = line.tokens + (0 if line.group in headed else HEADING_TOKENS)
@@ -229,7 +229,7 @@ def _block(
     return RecalledBlock(text=text, why=why, sources=ids, scores=found)
 
 
-def _fit(wanted: Sequence[Recalled], room: int, count: Callable[[str], int]) -> list[_Line]:
+def _fit(wanted: Sequence[Recalled], room: int, count: Callable[[str], int], language: str) -> list[_Line]:
     """Lines of the hits, best first, in `room` tokens. Those longer than their share are cut to it."""
     lines = [_line(hit.message, searchable(hit.message), count) for hit in wanted]
     room -= HEADING_TOKENS * len({line.group for line in lines if line is not None})
@@ -237,7 +237,7 @@ def _fit(wanted: Sequence[Recalled], room: int, count: Callable[[str], int]) -> 
     fit: list[_Line] = []
     for line, hit in zip(lines, wanted, strict=True):
         if line is not None and line.tokens > share:
-            line = _cut_line(hit.message, hit.why.terms, share, count)
+            line = _cut_line(hit.message, hit.why.terms, share, count, language)
         if line is not None and line.tokens <= room:
             fit.append(line)
             room -= line.tokens
@@ -245,7 +245,7 @@ def _fit(wanted: Sequence[Recalled], room: int, count: Callable[[str], int]) -> 
 
 
 def _cut_line(
-    message: Message, terms: Sequence[str], tokens: int, count: Callable[[str], int]
+    message: Message, terms: Sequence[str], tokens: int, count: Callable[[str], int], language: str
 ) -> _Line | None:
     """The line of a message, cut to `tokens` tokens if it is longer; `None` if too little would be left."""
     text = searchable(message)
@@ -253,7 +253,7 @@ def _cut_line(
         line = _line(message, text, count)
         if line is None or line.tokens <= tokens:
             return line
-    shorter = excerpt(text, terms, tokens)
+    shorter = excerpt(text, terms, tokens, language)
     return _line(message, shorter, count) if shorter else None
 
 
@@ -268,14 +268,16 @@ def _share(sizes: Sequence[int], room: int) -> int:
     return max(share, *sizes) if sizes else room
 
 
-def excerpt(text: str, terms: Sequence[str], tokens: int) -> str:
+def excerpt(text: str, terms: Sequence[str], tokens: int, language: str) -> str:
     """The part of `text`, `tokens` tokens at most, with most of the terms; "" where it would be too short."""
     room = tokens - LEAST // 2  # for the name and the marks of what was cut
     if room < LEAST:
         return ""
     parts = cut(text, room)
     wanted = set(terms)
-    best = max(range(len(parts)), key=lambda i: (len(wanted & set(analyze(parts[i]))), -i), default=0)
+    best = max(
+        range(len(parts)), key=lambda i: (len(wanted & set(analyze(parts[i], language))), -i), default=0
+    )
     if not parts:
         return ""
     return ("[...] " if best else "") + parts[best] + (" [...]" if best < len(parts) - 1 else "")

@@ -71,6 +71,7 @@ class RecallResult:
     `messages` are all hits and neighbours, each once, in order of thread and `seq`. `mode` says which arms
     answered; `degraded` why one that was asked for did not, `None` if all did. `indexed` counts the owner's
     messages in the index, `embedded` those with vectors of the embedder used: fewer mean that some wait.
+    `language` is that of the index's words.
     """
 
     query: str
@@ -81,6 +82,7 @@ class RecallResult:
     indexed: int = 0
     embedded: int = 0
     observations: tuple[RecalledObservation, ...] = ()
+    language: str = "english"
 
     def __iter__(self) -> Iterator[Recalled]:
         return iter(self.hits)

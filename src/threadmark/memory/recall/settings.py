@@ -46,6 +46,10 @@ class SemanticRecall:
         half_life: In days.
         tool: Whether the agent gets the tool `recall`, to search on its own, count, list and read on.
         timeout: Seconds that the embedder has for a question; then words alone are searched.
+        language: Of the words in the database's index, for all who use it: which endings make no difference.
+            One of `threadmark.recall.languages.LANGUAGES`, "simple" for none; `None` leaves it as it is,
+            "english" at first. Another one than the index has begins that anew. Settings for a call or an
+            agent cannot change their memory's.
         observations: Whether observations are found, too, up to `top_k` of their own. `True` is "current":
             those that nothing stands for; "live" finds also what summaries stand for, "all" also what was
             superseded or taken back. A turn does only with observational memory, and leaves out what the
@@ -67,6 +71,7 @@ class SemanticRecall:
     tool: bool = True
     timeout: float = 5.0
     observations: bool | View = True
+    language: str | None = None
 
     def __post_init__(self) -> None:
         check_count("top_k", self.top_k, least=1)
@@ -96,6 +101,10 @@ class SemanticRecall:
         if self.reranker is not None and not callable(getattr(self.reranker, "rerank", None)):
             raise ConfigurationError("reranker needs a method `rerank(query, texts)`")
         as_filter(self.filter)
+        if self.language is not None:
+            from ...recall.languages import check_language
+
+            check_language(self.language)
 
     @property
     def view(self) -> View | None:

@@ -124,19 +124,21 @@ class RecallAnswer:
     `messages` are the hits and the neighbours asked for, each once, ordered by thread (the oldest first),
     then `seq`; neighbours need not pass the filter. `indexed` counts the owner's messages in the index,
     `embedded` those with vectors in the query's space: fewer than `indexed` means that some still wait.
+    `language` is the index's.
     """
 
     hits: tuple[RecallHit, ...] = ()
     messages: tuple[Message, ...] = ()
     indexed: int = 0
     embedded: int = 0
+    language: str = "english"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchQuery:
     """All messages that hold the words of `text` (all of them, or any with `any_word=True`), by time.
 
-    Words are compared as the index does: without case, accents and English endings. Words of English
+    Words are compared as the index does: without case, accents and the endings of its language. Words of
     grammar are left out unless there are no others. An empty `text` matches every message that passes the
     filter. `lagging` allows the answer of a copy that lags behind, where a store has one.
     """
@@ -196,11 +198,13 @@ class RecallState:
     """The index as a whole: `indexed` of the database's `messages`, and `indexed_observations` of its
     `observations`. `bytes` is the room that it takes, if known.
 
-    `outdated`: it was made by another version of the text analysis, and `enable_recall` begins it anew.
+    `language` is that of its words, one of `threadmark.recall.languages.LANGUAGES`. `outdated`: it was made
+    by another version of the text analysis, and `enable_recall` begins it anew.
     """
 
     enabled: bool
     outdated: bool = False
+    language: str = "english"
     indexed: int = 0
     messages: int = 0
     spaces: tuple[SpaceState, ...] = ()
@@ -259,10 +263,12 @@ class RecallStore:
         """How far the index is. It counts rows, so it is for people and tests; `sizes` measures bytes too."""
         raise _unsupported(self)
 
-    async def enable_recall(self, now: datetime) -> RecallState:
+    async def enable_recall(self, now: datetime, *, language: str | None = None) -> RecallState:
         """Switch the index on, for every process that uses the database. Idempotent.
 
-        What was written before is not indexed yet: see `backfill_recall`.
+        `language` is that of the index's words, for all that write and ask: `None` leaves it as it is,
+        "english" at first. For another one the index is begun anew; vectors stay. What was written before is
+        not indexed yet: see `backfill_recall`. Raises `ConfigurationError` for a language that is not known.
         """
         raise _unsupported(self)
 

@@ -33,8 +33,9 @@ async def prepare(source: Store, target: Store) -> tuple[list[str], list[str]]:
     here = await source.recall_state()
     if not here.enabled:
         return [], []
-    if not (await target.recall_state()).complete:
-        await target.enable_recall(now())
+    there = await target.recall_state()
+    if not there.complete or there.language != here.language:
+        await target.enable_recall(now(), language=here.language)
         while not (await target.backfill_recall()).finished:
             pass
     spaces, left = [], []

@@ -25,7 +25,7 @@ MEMORY_CHANGED = "TM005"
 """The working memory has another version. The message is that version."""
 
 RECALL_CHANGED = "TM007"
-"""Recall is on and no terms were given, or it is off and some were. The message is "true" or "false"."""
+"""The terms given are not of the index's language, or it is off. The message is that language, or ""."""
 
 OBSERVED = "TM008"
 """A message that was observed gets another content. What was noted about it has to go first."""
@@ -61,7 +61,7 @@ WRITE_TURN = """
 CREATE OR REPLACE FUNCTION {s}.write_turn(
   p_owner text, p_thread text, p_now timestamptz, p_create boolean, p_title text,
   p_metadata text, p_scalars jsonb, p_merged boolean,
-  p_messages json, p_recall boolean, p_forgotten boolean, p_run json, p_memory json, p_window json
+  p_messages json, p_recall text, p_forgotten boolean, p_run json, p_memory json, p_window json
 ) RETURNS TABLE (thread {s}.threads, created boolean, seqs bigint[], times timestamptz[])
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -80,6 +80,7 @@ DECLARE
   v_window record;
   v_number bigint;
   v_version bigint;
+  v_language text;
   v_owner_no bigint;
   v_key bigint;
   v_keys bigint[] := '{}';
@@ -114,10 +115,11 @@ BEGIN
   IF p_messages::text <> '[]' THEN
     -- Who switches recall on waits for this lock, so what is read after it stays true.
     LOCK TABLE {s}.messages IN ROW EXCLUSIVE MODE;
-    IF EXISTS (SELECT 1 FROM {s}.recall_state) <> p_recall THEN
-      RAISE EXCEPTION USING ERRCODE = 'TM007', MESSAGE = (NOT p_recall)::text;
+    SELECT language INTO v_language FROM {s}.recall_state;
+    IF v_language IS DISTINCT FROM p_recall THEN
+      RAISE EXCEPTION USING ERRCODE = 'TM007', MESSAGE = coalesce(v_language, '');
     END IF;
-    IF p_recall THEN
+    IF p_recall IS NOT NULL THEN
       SELECT number INTO v_owner_no FROM {s}.resources WHERE id = p_owner;
     END IF;
   END IF;
@@ -157,19 +159,19 @@ BEGIN
       v_seqs := v_seqs || v_kept;
       v_times := v_times || v_at;
       v_replaced := true;
-      IF p_recall THEN
+      IF p_recall IS NOT NULL THEN
         v_key := v_thread.number * 4294967296 + v_kept;
         PERFORM {s}.recall_unindex(v_owner_no, ARRAY[v_key]);
         DELETE FROM {s}.recall_vectors WHERE owner_no = v_owner_no AND key = v_key
           AND space_no IN (SELECT space_no FROM {s}.recall_spaces);
       END IF;
     END IF;
-    IF p_recall THEN
+    IF p_recall IS NOT NULL THEN
       PERFORM {s}.recall_index(v_owner_no, v_key, v_message.terms);
       v_keys := v_keys || v_key;
     END IF;
   END LOOP;
-  IF p_recall THEN
+  IF p_recall IS NOT NULL THEN
     PERFORM {s}.recall_enqueue(p_owner, v_keys, extract(epoch FROM p_now)::double precision);
   END IF;
 

@@ -14,7 +14,15 @@ import psycopg
 from ..._errors import ConfigurationError, SchemaVersionError, StoreError
 from ._functions import FORGET_SOURCE, LOCK_OWNER, WRITE_TURN
 from ._observation_schema import m003_observations
-from ._recall_schema import ENQUEUE, INDEX, UNINDEX, m002_recall, m004_recalled_observations, m005_near
+from ._recall_schema import (
+    ENQUEUE,
+    INDEX,
+    UNINDEX,
+    m002_recall,
+    m004_recalled_observations,
+    m005_near,
+    m006_recall_language,
+)
 from ._session import cursor_of
 
 Migration: TypeAlias = Callable[[psycopg.Cursor[Any], str], None]
@@ -128,6 +136,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m003_observations,
     m004_recalled_observations,
     m005_near,
+    m006_recall_language,
 )
 
 # They belong to the newest step, and are made anew with it.

@@ -12,14 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from ..._ids import utc
-from ...recall.analyze import analyze
-from ...recall.impact import impacts
 from ..sqlite import _observation_index as observed
 from ..sqlite._recall_index import Row
 from . import _recall
 from ._names import Names
 from ._observations import spoken
-from ._rows import is_plain
 from ._session import Session, Statement
 
 
@@ -29,18 +26,21 @@ class ObservationIndex:
     def __init__(self, session: Session, names: Names) -> None:
         self._session = session
         self._names = names
+        self._language: str | None = None
 
     def is_on(self) -> bool:
-        return _recall.is_on(self._session, self._names)
+        self._language = _recall.language_of(self._session, self._names)
+        return self._language is not None
 
     def noted(self, db: Any, keys: Sequence[int], now: datetime) -> None:
         """Observations, by key, were added."""
         at = utc("now", now).timestamp()
+        assert self._language is not None, "asked by `is_on`"
         for owner, rows in observed.entries(db, keys).items():
             number = self._number(owner)
             self._session.together(
                 [
-                    *[index(self._names, -number, row) for row in rows],
+                    *[index(self._names, -number, row, self._language) for row in rows],
                     (
                         f"SELECT {self._names.schema}.recall_enqueue(%s, %s, %s)",
                         (owner, [row.key for row in rows], at),
@@ -117,16 +117,16 @@ class ObservationIndex:
         )
 
 
-def index(names: Names, owner_no: int, row: Row) -> Statement:
+def index(names: Names, owner_no: int, row: Row, language: str) -> Statement:
     """Index one observation that is not in the index."""
-    terms = {term: value for term, value in impacts(analyze(row.text)).items() if is_plain(term)}
+    terms = _recall.plain_terms(row.text, language)
     return (
         f"SELECT {names.schema}.recall_index(%s, %s, %s::json)",
         (owner_no, row.key, json.dumps(terms, ensure_ascii=False)),
     )
 
 
-def backfill(db: Session, names: Names, limit: int) -> bool:
+def backfill(db: Session, names: Names, limit: int, language: str) -> bool:
     """Index the next observations from before recall was on. Whether none is left."""
     if limit < 1:
         return False
@@ -152,7 +152,7 @@ def backfill(db: Session, names: Names, limit: int) -> bool:
                 (-number, [row.key for row in entries]),
             )
         }
-        statements = [index(names, -number, row) for row in entries if row.key not in done]
+        statements = [index(names, -number, row, language) for row in entries if row.key not in done]
         if statements:
             db.together(statements)
     db.change(f"UPDATE {s}.recall_state SET notes_to = %s", (rows[-1][0],))

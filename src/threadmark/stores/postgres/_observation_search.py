@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..._errors import ConfigurationError
-from ...recall.query import parse_query
+from ...recall.query import in_language
 from ...recall.rank import Record
 from ..base import ObservationAnswer, ObservationSearch
 from ..sqlite import _observation_index as observed
@@ -46,7 +46,7 @@ class _Vectors(_Records, VectorSource):
 def search(db: Session, names: Names, owner: str, search: ObservationSearch) -> ObservationAnswer:
     request = search.recall
     dialect = spoken(db, names)
-    owner_no, speakers = _recall_search.begin(db, names, owner)
+    owner_no, speakers, language = _recall_search.begin(db, names, owner)
     number, dimension = (0, 0) if request.space is None else _recall_spaces.need(db, names, request.space)
     if request.vector is not None and len(request.vector) != 4 * dimension:
         raise ConfigurationError(
@@ -64,9 +64,7 @@ def search(db: Session, names: Names, owner: str, search: ObservationSearch) -> 
     )
     if not admission.possible:
         return ObservationAnswer(indexed=size)
-    query = request.query
-    if isinstance(query, str):
-        query = parse_query(query, speakers=speakers)
+    query = in_language(request.query, language, lambda: speakers)
     vector = None
     embedded = 0
     if request.vector is not None:

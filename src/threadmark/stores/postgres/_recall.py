@@ -16,33 +16,37 @@ from ..._ids import utc
 from ..._types import Message
 from ...recall.analyze import VERSION, analyze
 from ...recall.impact import impacts
+from ...recall.languages import ENGLISH, stemmer_of
 from ...recall.text import searchable
 from ..base import RecallProgress, RecallState
 from . import _recall_spaces
 from ._names import Names
 from ._recall_schema import TABLES
 from ._rows import MESSAGE_COLUMNS, is_plain, message_from_row
-from ._session import Session, Statement
+from ._session import Row, Session, Statement
 
 BATCH_CHARACTERS = 1_000_000
 """How much text one batch of the backfill indexes, about."""
 
 
-def terms_of(message: Message) -> dict[str, int]:
-    """The terms of a message with their impacts, as the index keeps them."""
-    return {term: value for term, value in impacts(analyze(searchable(message))).items() if is_plain(term)}
+def terms_of(message: Message, language: str) -> dict[str, int]:
+    """The terms of a message with their impacts, as an index of this language keeps them."""
+    return plain_terms(searchable(message), language)
 
 
-def is_on(db: Session, names: Names) -> bool:
-    """Whether the database has a recall index; true to the end of the transaction."""
-    return bool(
-        db.together(
-            [
-                (f"LOCK TABLE {names.messages} IN ROW EXCLUSIVE MODE", ()),
-                (f"SELECT 1 FROM {names.schema}.recall_state", ()),
-            ]
-        )[1]
-    )
+def plain_terms(text: str, language: str) -> dict[str, int]:
+    """The terms of a text that the database can hold, with their impacts."""
+    return {term: value for term, value in impacts(analyze(text, language)).items() if is_plain(term)}
+
+
+def language_of(db: Session, names: Names) -> str | None:
+    """The language of the recall index, `None` if there is none; true to the end of the transaction."""
+    rows = db.together([(f"LOCK TABLE {names.messages} IN ROW EXCLUSIVE MODE", ()), language(names)])[1]
+    return str(rows[0][0]) if rows else None
+
+
+def language(names: Names) -> Statement:
+    return (f"SELECT language FROM {names.schema}.recall_state", ())
 
 
 def number_of(names: Names, owner: str) -> str:
@@ -55,13 +59,14 @@ def number_of(names: Names, owner: str) -> str:
 
 def wrote(db: Session, names: Names, owner: str, messages: Mapping[int, Message], now: datetime) -> None:
     """Messages, by key, have another text."""
-    if not messages or not is_on(db, names):
+    language = language_of(db, names) if messages else None
+    if language is None:
         return
     keys = list(messages)
     db.together(
         [
             (f"SELECT {names.schema}.recall_unindex({number_of(names, owner)}, %s)", (owner, keys)),
-            *[_index(names, owner, key, message) for key, message in messages.items()],
+            *[_index(names, owner, key, message, language) for key, message in messages.items()],
             _drop_vectors(names, owner, keys),
             _enqueue(names, owner, keys, now),
         ]
@@ -70,14 +75,14 @@ def wrote(db: Session, names: Names, owner: str, messages: Mapping[int, Message]
 
 def reworded(db: Session, names: Names, owner: str, keys: Sequence[int], now: datetime) -> None:
     """Messages that are indexed, or were copied with their vectors, have another text."""
-    if keys and is_on(db, names):
+    if keys and language_of(db, names) is not None:
         wrote(db, names, owner, dict(_stored(db, names, owner, keys)), now)
 
 
-def _index(names: Names, owner: str, key: int, message: Message) -> Statement:
+def _index(names: Names, owner: str, key: int, message: Message, language: str) -> Statement:
     return (
         f"SELECT {names.schema}.recall_index({number_of(names, owner)}, %s, %s::json)",
-        (owner, key, json.dumps(terms_of(message), ensure_ascii=False)),
+        (owner, key, json.dumps(terms_of(message, language), ensure_ascii=False)),
     )
 
 
@@ -98,7 +103,7 @@ def _drop_vectors(names: Names, owner: str, keys: Sequence[int]) -> Statement:
 
 def removed(db: Session, names: Names, owner: str, keys: Sequence[int]) -> dict[str, int]:
     """Messages were deleted. Returns how much of the index went, by table."""
-    if not keys or not is_on(db, names):
+    if not keys or language_of(db, names) is None:
         return {}
     docs = db.row(f"SELECT {names.schema}.recall_unindex({number_of(names, owner)}, %s)", (owner, list(keys)))
     gone = {
@@ -117,7 +122,8 @@ def cloned(
     db: Session, names: Names, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime
 ) -> None:
     """Messages were copied: `keys[source] == copy`. Postings and vectors are copied, not made again."""
-    if not keys or not is_on(db, names):
+    language = language_of(db, names) if keys else None
+    if language is None:
         return
     pairs = "unnest(%s::bigint[], %s::bigint[]) AS k (old, new)"
     both = (list(keys), list(keys.values()))
@@ -152,7 +158,7 @@ def cloned(
                 "WHERE v.owner_no = o.old_no AND v.space_no = s.space_no AND v.key = k.old",
                 (new_owner, owner, *both),
             ),
-            *[_index(names, new_owner, key, message) for key, message in fresh.items()],
+            *[_index(names, new_owner, key, message, language) for key, message in fresh.items()],
             (
                 f"INSERT INTO {names.schema}.recall_outbox (space_no, resource_id, key, due_at, added_at) "
                 f"SELECT s.space_no, %s, k.new, %s, %s FROM {names.schema}.recall_spaces AS s, {pairs} "
@@ -169,7 +175,8 @@ def transferred(
     db: Session, names: Names, owner: str, new_owner: str, first: int, last: int, now: datetime
 ) -> None:
     """The messages of a range of keys were given to another owner, whose they are already."""
-    if not is_on(db, names):
+    language = language_of(db, names)
+    if language is None:
         return
     numbers = f"(SELECT {number_of(names, new_owner)}, {number_of(names, owner)}) AS o (new_no, old_no)"
     span = (new_owner, owner, first, last)
@@ -207,10 +214,10 @@ def transferred(
             ),
         ]
     )
-    _index_missing(db, names, new_owner, first, last)
+    _index_missing(db, names, new_owner, first, last, language)
 
 
-def _index_missing(db: Session, names: Names, owner: str, first: int, last: int) -> None:
+def _index_missing(db: Session, names: Names, owner: str, first: int, last: int, language: str) -> None:
     """Index what the backfill has not come to: it may have passed the new owner already."""
     keys = [
         key
@@ -222,7 +229,7 @@ def _index_missing(db: Session, names: Names, owner: str, first: int, last: int)
         )
     ]
     if keys:
-        db.together([_index(names, owner, key, m) for key, m in _stored(db, names, owner, keys)])
+        db.together([_index(names, owner, key, m, language) for key, m in _stored(db, names, owner, keys)])
 
 
 def _stored(db: Session, names: Names, owner: str, keys: Sequence[int]) -> list[tuple[int, Message]]:
@@ -238,16 +245,27 @@ def _stored(db: Session, names: Names, owner: str, keys: Sequence[int]) -> list[
 # -- on, off, and from before ------------------------------------------------------------------------
 
 
-def is_current(names: Names) -> Statement:
-    """Whether the index is on, and made by this version of the text analysis."""
-    return (f"SELECT 1 FROM {names.schema}.recall_state WHERE analysis = %s", (VERSION,))
+def made(names: Names) -> Statement:
+    """How the index was made: version of the text analysis, stemmer, language. No row while it is off."""
+    return (f"SELECT analysis, stemmer, language FROM {names.schema}.recall_state", ())
 
 
-def enable(db: Session, names: Names, now: datetime) -> None:
-    """Switch on, or begin anew what another version of the analysis has made."""
+def is_current(rows: Sequence[Row], language: str | None) -> bool:
+    """Whether the index is on, in this language, and made by this version of the text analysis."""
+    return bool(rows) and language in (None, rows[0][2]) and not _is_outdated(*rows[0])
+
+
+def _is_outdated(analysis: int, stemmer: str, language: str) -> bool:
+    return (analysis, stemmer) != (VERSION, stemmer_of(language))
+
+
+def enable(db: Session, names: Names, now: datetime, language: str | None) -> None:
+    """Switch on, or begin anew what is of another language or version of the analysis."""
     _alone(db, names)
-    if db.rows(*is_current(names)):
+    rows = db.rows(*made(names))
+    if is_current(rows, language):
         return
+    language = language or (str(rows[0][2]) if rows else ENGLISH)
     db.together(
         [
             *[
@@ -255,8 +273,9 @@ def enable(db: Session, names: Names, now: datetime) -> None:
                 for t in ("recall_postings", "recall_docs", "recall_state")
             ],
             (
-                f"INSERT INTO {names.schema}.recall_state VALUES (1, %s, '', 0, %s)",
-                (VERSION, utc("now", now)),
+                f"INSERT INTO {names.schema}.recall_state (one, analysis, stemmer, language, "
+                "backfilled_owner, backfilled_key, enabled_at) VALUES (1, %s, %s, %s, '', 0, %s)",
+                (VERSION, stemmer_of(language), language, utc("now", now)),
             ),
         ]
     )
@@ -288,9 +307,13 @@ def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
     """
     from ._observation_index import backfill as backfill_notes  # it needs this module
 
-    at = db.row(f"SELECT backfilled_owner, backfilled_key FROM {names.schema}.recall_state FOR NO KEY UPDATE")
-    if at is None:
+    row = db.row(
+        f"SELECT backfilled_owner, backfilled_key, language FROM {names.schema}.recall_state "
+        "FOR NO KEY UPDATE"
+    )
+    if row is None:
         return RecallProgress(indexed=0, finished=True)
+    at, language = row[:2], row[2]
     rows = db.rows(
         "SELECT m.resource_id, m.key, length(m.parts), "
         f"EXISTS (SELECT 1 FROM {names.schema}.recall_docs AS d "
@@ -300,7 +323,7 @@ def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
         (*at, limit),
     )
     if not rows:
-        return RecallProgress(indexed=0, finished=backfill_notes(db, names, limit))
+        return RecallProgress(indexed=0, finished=backfill_notes(db, names, limit, language))
     wanted: dict[str, list[int]] = {}
     room, last = BATCH_CHARACTERS, rows[-1]
     for row in rows:
@@ -313,7 +336,7 @@ def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
             break
     indexed = 0
     for owner, keys in wanted.items():
-        indexed += _backfill_owner(db, names, owner, keys)
+        indexed += _backfill_owner(db, names, owner, keys, language)
     db.rows(
         f"UPDATE {names.schema}.recall_state SET backfilled_owner = %s, backfilled_key = %s RETURNING 1",
         last[:2],
@@ -321,11 +344,11 @@ def backfill(db: Session, names: Names, limit: int) -> RecallProgress:
     finished = len(rows) < limit and last is rows[-1]
     return RecallProgress(
         indexed=indexed,
-        finished=finished and backfill_notes(db, names, limit - len(rows)),
+        finished=finished and backfill_notes(db, names, limit - len(rows), language),
     )
 
 
-def _backfill_owner(db: Session, names: Names, owner: str, keys: Sequence[int]) -> int:
+def _backfill_owner(db: Session, names: Names, owner: str, keys: Sequence[int], language: str) -> int:
     # Whoever changes a message locks its thread: none changes from here on.
     db.rows(
         f"SELECT 1 FROM {names.threads} WHERE resource_id = %s AND number = ANY(%s) "
@@ -341,7 +364,7 @@ def _backfill_owner(db: Session, names: Names, owner: str, keys: Sequence[int]) 
         )
     }
     statements = [
-        _index(names, owner, key, message)
+        _index(names, owner, key, message, language)
         for key, message in _stored(db, names, owner, [key for key in keys if key not in done])
     ]
     if statements:
@@ -352,7 +375,7 @@ def _backfill_owner(db: Session, names: Names, owner: str, keys: Sequence[int]) 
 def state(db: Session, names: Names, sizes: bool) -> RecallState:
     found, counts = db.together(
         [
-            (f"SELECT analysis FROM {names.schema}.recall_state", ()),
+            made(names),
             (
                 f"SELECT (SELECT count(*) FROM {names.schema}.recall_docs WHERE owner_no > 0), "
                 f"(SELECT coalesce(sum(message_count), 0)::bigint FROM {names.threads}), "
@@ -371,7 +394,8 @@ def state(db: Session, names: Names, sizes: bool) -> RecallState:
         room = db.rows(f"SELECT ({sql})::bigint")[0][0]
     return RecallState(
         enabled=True,
-        outdated=found[0][0] != VERSION,
+        outdated=_is_outdated(*found[0]),
+        language=found[0][2],
         indexed=indexed,
         messages=messages,
         spaces=_recall_spaces.states(db, names),

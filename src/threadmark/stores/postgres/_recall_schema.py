@@ -114,6 +114,20 @@ def m005_near(db: psycopg.Cursor[Any], schema: str) -> None:
     )
 
 
+def m006_recall_language(db: psycopg.Cursor[Any], schema: str) -> None:
+    """The language of the index's words, and whose rules made their stems ("" for Threadmark's own).
+
+    Turns are written with terms of that language, so the function takes its name in place of a boolean.
+    """
+    for statement in (
+        """ALTER TABLE {s}.recall_state ADD COLUMN language text NOT NULL DEFAULT 'english',
+             ADD COLUMN stemmer text NOT NULL DEFAULT ''""",
+        """DROP FUNCTION IF EXISTS {s}.write_turn(text, text, timestamptz, boolean, text, text, jsonb,
+             boolean, json, boolean, boolean, json, json, json)""",
+    ):
+        db.execute(statement.format(s=schema))
+
+
 UNINDEX = """
 CREATE OR REPLACE FUNCTION {s}.recall_unindex(p_owner_no bigint, p_keys bigint[]) RETURNS bigint
 LANGUAGE plpgsql AS $$

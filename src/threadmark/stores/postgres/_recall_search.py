@@ -13,7 +13,7 @@ from ..._ids import check_count, check_filter, check_id, utc
 from ..._types import MessagePage
 from ...recall import gather
 from ...recall.gather import EVERYTHING, Scope
-from ...recall.query import FUNCTION_WORD, Query, parse_query
+from ...recall.query import FUNCTION_WORD, Query, in_language, parse_query
 from ...recall.rank import Background, Record
 from ...recall.threads import rank_threads
 from ..base import MatchQuery, RecallAnswer, RecallFilter, RecallHit, RecallQuery, Scalar, ThreadHit
@@ -165,7 +165,7 @@ def find_pgvector(db: Session) -> str:
 
 
 def search(db: Session, names: Names, owner: str, request: RecallQuery) -> RecallAnswer:
-    owner_no, speakers = begin(db, names, owner)
+    owner_no, speakers, language = begin(db, names, owner)
     number, dimension = (0, 0) if request.space is None else _recall_spaces.need(db, names, request.space)
     if request.vector is not None and len(request.vector) != 4 * dimension:
         raise ConfigurationError(
@@ -174,7 +174,7 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
         )
     scope = None if owner_no is None else scope_of(db, names, owner, request.filter)
     if owner_no is None or scope is None:
-        return RecallAnswer()
+        return RecallAnswer(language=language)
     vector = None
     source = SqlSource(db, names, owner, owner_no)
     embedded = 0
@@ -185,7 +185,7 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
         embedded = source.embedded
     ranked = gather.search(
         source,
-        parse_query(request.query, speakers=speakers) if isinstance(request.query, str) else request.query,
+        in_language(request.query, language, lambda: speakers),
         vector=vector,
         lexical=request.lexical,
         limit=request.offset + request.limit,
@@ -207,6 +207,7 @@ def search(db: Session, names: Names, owner: str, request: RecallQuery) -> Recal
         messages=tuple(messages.values()),
         indexed=source.size(),
         embedded=embedded,
+        language=language,
     )
 
 
@@ -223,12 +224,12 @@ def _vector_source(
 
 
 def match(db: Session, names: Names, owner: str, request: MatchQuery) -> MessagePage:
-    owner_no, _ = begin(db, names, owner)
+    owner_no, _, language = begin(db, names, owner)
     scope = None if owner_no is None else scope_of(db, names, owner, request.filter)
     keys: Collection[int] = ()
     if owner_no is not None and scope is not None:
         source = SqlSource(db, names, owner, owner_no)
-        keys = scope.admit(sorted(_matching(source, request)))
+        keys = scope.admit(sorted(_matching(source, request, language)))
     direction = "ASC" if request.order == "asc" else "DESC"
     rows = db.rows(
         f"SELECT {MESSAGE_COLUMNS} FROM {names.messages} WHERE resource_id = %s AND key = ANY(%s) "
@@ -244,8 +245,8 @@ def match(db: Session, names: Names, owner: str, request: MatchQuery) -> Message
     )
 
 
-def _matching(source: SqlSource, request: MatchQuery) -> Collection[int]:
-    query = parse_query(request.text)
+def _matching(source: SqlSource, request: MatchQuery, language: str) -> Collection[int]:
+    query = parse_query(request.text, language=language)
     if not request.text.strip():
         return source.keys()
     telling = [t for t, damping in zip(query.terms, query.damping, strict=True) if damping > FUNCTION_WORD]
@@ -266,7 +267,7 @@ def threads(
     limit: int,
     metadata: Mapping[str, Scalar],
 ) -> list[ThreadHit]:
-    owner_no, speakers = begin(db, names, owner)
+    owner_no, speakers, language = begin(db, names, owner)
     check_count("limit", limit)
     if owner_no is None:
         return []
@@ -278,7 +279,7 @@ def threads(
             (owner, *params),
         )
     )
-    parsed = parse_query(query, speakers=speakers) if isinstance(query, str) else query
+    parsed = in_language(query, language, lambda: speakers)
     best = rank_threads(parsed, source.postings(parsed.terms), sizes, limit)
     rows = {
         row[0]: thread_from_row(row)
@@ -311,17 +312,21 @@ def speakers(db: Session, names: Names, owner: str) -> list[str]:
     return [label for (label,) in rows]
 
 
-def begin(db: Session, names: Names, owner: str) -> tuple[int | None, list[str]]:
-    """The owner's number, and who speaks. Raises `ConfigurationError` while recall is off."""
+def begin(db: Session, names: Names, owner: str) -> tuple[int | None, list[str], str]:
+    """The owner's number, who speaks, and the index's language.
+
+    Raises `ConfigurationError` while recall is off.
+    """
     on, number = db.together(
         [
-            (f"SELECT 1 FROM {names.schema}.recall_state", ()),
+            (f"SELECT language FROM {names.schema}.recall_state", ()),
             (f"SELECT number FROM {names.resources} WHERE id = %s", (owner,)),
         ]
     )
     if not on:
         raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
-    return (number[0][0], speakers(db, names, owner)) if number else (None, [])
+    language = str(on[0][0])
+    return (number[0][0], speakers(db, names, owner), language) if number else (None, [], language)
 
 
 def scope_of(db: Session, names: Names, owner: str, wanted: RecallFilter) -> Scope | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from ..._errors import ConfigurationError
 from ..._ids import check_count, check_id, utc
 from ..._types import MessagePage
+from ...recall.languages import check_language
 from ...recall.query import Query
 from ..base import (
     Claim,
@@ -46,11 +47,12 @@ class PostgresRecall(RecallStore, ObservationSearchStore):
         names = self._names
         return await self._engine.view(lambda db: _recall.state(db, names, sizes))
 
-    async def enable_recall(self, now: datetime) -> RecallState:
+    async def enable_recall(self, now: datetime, *, language: str | None = None) -> RecallState:
+        wanted = None if language is None else check_language(language)
         await self._engine.need_everybody(self._names.threads)
         names = self._names
-        if not await self._engine.read([_recall.is_current(names)], bool):
-            await self._engine.transact(lambda db: _recall.enable(db, names, now), patient=True)
+        if not await self._engine.read([_recall.made(names)], lambda rows: _recall.is_current(rows, wanted)):
+            await self._engine.transact(lambda db: _recall.enable(db, names, now, wanted), patient=True)
         return await self.recall_state()
 
     async def disable_recall(self) -> None:

@@ -125,7 +125,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         )
         self._names = Names(schema)
         # What was the case at the last turn; the database knows better, and says so.
-        self._recalls = False
+        self._recalls: str | None = None
         self._where = name_of(conninfo) if conninfo else "the PostgreSQL database"
         # Not a method: the engine's threads must not keep the store alive.
         self._engine = Engine(settings, partial(_prepare, settings=settings, where=self._where))
@@ -299,7 +299,7 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
                 elif error.sqlstate == OBSERVED:
                     careful = turn.observed = True
                 elif error.sqlstate == RECALL_CHANGED:
-                    turn.recall = self._recalls = error.diag.message_primary == "true"
+                    turn.recall = self._recalls = error.diag.message_primary or None
                 else:
                     raise turn.refused(error) or error from None
 

@@ -190,7 +190,7 @@ def delete(db: Session, names: Names, owner: str, threads: Sequence[Row]) -> dic
     """Delete threads that are locked, with all that is their own. Returns rows removed per table."""
     numbers = [row[0] for row in threads]
     keys: list[int] = []
-    if _recall.is_on(db, names):
+    if _recall.language_of(db, names) is not None:
         rows = db.rows(
             f"SELECT m.key FROM unnest(%s::bigint[]) AS n (number), {names.messages} AS m "
             "WHERE m.resource_id = %s AND m.key BETWEEN n.number << 32 AND (n.number + 1 << 32) - 1",

@@ -82,9 +82,9 @@ class Write:
         self._now = utc("now", turn.now)
         self._title = check_text("title", turn.title)
         self._batch = [message for message in turn.messages if message.role != "system"]
-        self._terms: list[dict[str, int]] | None = None
-        self.recall = False
-        """Whether the messages' terms are sent along."""
+        self._terms: tuple[str, list[dict[str, int]]] | None = None
+        self.recall: str | None = None
+        """The language of the messages' terms, which are sent along; `None` for none."""
         self.observed = False
         """Whether what was noted about messages that change has to go, in `careful`."""
         self._rows = [message_to_json(message, self._now, self._run_id) for message in self._batch]
@@ -138,11 +138,11 @@ class Write:
         )
 
     def _with_terms(self) -> list[dict[str, Any]]:
-        if not self.recall:
+        if self.recall is None:
             return self._rows
-        if self._terms is None:
-            self._terms = [_recall.terms_of(message) for message in self._batch]
-        return [{**row, "terms": terms} for row, terms in zip(self._rows, self._terms, strict=True)]
+        if self._terms is None or self._terms[0] != self.recall:
+            self._terms = self.recall, [_recall.terms_of(message, self.recall) for message in self._batch]
+        return [{**row, "terms": terms} for row, terms in zip(self._rows, self._terms[1], strict=True)]
 
     def careful(self, db: Session) -> TurnReceipt:
         """Write in a transaction that locks the thread first, and merges the metadata."""

@@ -14,7 +14,7 @@ from ..._errors import SchemaVersionError, StoreError
 from ..._ids import now
 from ._driver import Connection
 from ._observation_schema import m005_observations
-from ._recall_schema import m006_recall, m007_recalled_observations
+from ._recall_schema import m006_recall, m007_recalled_observations, m008_recall_language
 
 Migration: TypeAlias = Callable[[Connection], None]
 
@@ -138,6 +138,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m005_observations,
     m006_recall,
     m007_recalled_observations,
+    m008_recall_language,
 )
 
 

@@ -14,7 +14,7 @@ from ..._errors import ConfigurationError
 from ..._ids import check_id
 from ...recall import gather
 from ...recall.gather import SEQ_BITS, Scope
-from ...recall.query import Query, parse_query
+from ...recall.query import Query, in_language
 from ...recall.rank import Ranked, Settings
 from ..base import (
     Observation,
@@ -170,7 +170,7 @@ def ranking(
 
 def search(db: Connection, cache: CodeCache, owner: str, search: ObservationSearch) -> ObservationAnswer:
     request = search.recall
-    _recall_search.need_on(db)
+    language = _recall_search.need_on(db)
     number, dimension = (0, 0) if request.space is None else _recall_spaces.need(db, request.space)
     if request.vector is not None and len(request.vector) != 4 * dimension:
         raise ConfigurationError(
@@ -185,9 +185,7 @@ def search(db: Connection, cache: CodeCache, owner: str, search: ObservationSear
     admission = Admission(db, owner, search, lambda wanted: _recall_search.scope_of(db, owner, wanted))
     if not admission.possible:
         return ObservationAnswer(indexed=size)
-    query = request.query
-    if isinstance(query, str):
-        query = parse_query(query, speakers=SqlSource(db, owner_no).speakers())
+    query = in_language(request.query, language, SqlSource(db, owner_no).speakers)
     embedded = 0
     if request.vector is not None:
         source = VectorSource(db, -owner_no, number, cache=cache, rescore=RESCORED)

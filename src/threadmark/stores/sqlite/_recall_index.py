@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from ...recall.analyze import analyze
 from ...recall.gather import EVERYTHING, Scope
 from ...recall.impact import impacts
+from ...recall.languages import ENGLISH
 from ...recall.rank import Background, Record
 from ._driver import Connection
 
@@ -37,6 +38,12 @@ class Row:
     key: int
     text: str
     record: Record
+
+
+def find_language(db: Connection) -> str:
+    """The language of the index's words."""
+    rows = db.execute("SELECT language FROM recall_state")
+    return str(rows[0][0]) if rows else ENGLISH
 
 
 def find_owner(db: Connection, owner: str) -> int | None:
@@ -59,11 +66,12 @@ def add_messages(db: Connection, owner_no: int, rows: Iterable[Row]) -> int:
     """Index `rows`, in place of what is there of the same keys. Returns how many there were."""
     batch = {row.key: row for row in rows}
     remove_messages(db, owner_no, batch)
+    language = find_language(db)
     docs = []
     # Terms with the same new entries, mostly those of one message with one impact, are added together.
     added: dict[str, tuple[bytearray, bytearray]] = {}
     for key, row in sorted(batch.items()):
-        found = impacts(analyze(row.text))
+        found = impacts(analyze(row.text, language))
         packed = pack([key])
         for term, impact in found.items():
             entries = added.get(term)

@@ -12,6 +12,7 @@ from datetime import datetime
 from ..._ids import utc
 from ..._types import Message
 from ...recall.analyze import VERSION
+from ...recall.languages import stemmer_of
 from ...recall.text import record, searchable
 from ..base import RecallProgress, RecallState
 from . import _observation_index as observed
@@ -198,23 +199,30 @@ def notes_moved(db: Connection, owner: str, new_owner: str, keys: Sequence[int],
 # -- on, off, and from before ------------------------------------------------------------------------
 
 
-def is_current(db: Connection) -> bool:
-    """Whether the index is on, and made by this version of the text analysis."""
-    return db.execute("SELECT analysis FROM recall_state") == [(VERSION,)]
+def is_current(db: Connection, language: str | None) -> bool:
+    """Whether the index is on, in this language, and made by this version of the text analysis."""
+    found = db.execute("SELECT analysis, stemmer, language FROM recall_state")
+    return bool(found) and language in (None, found[0][2]) and not _is_outdated(*found[0])
 
 
-def enable(db: Connection, now: datetime) -> None:
-    """Switch on, or begin anew what another version of the analysis has made."""
-    if is_current(db):
+def _is_outdated(analysis: int, stemmer: str, language: str) -> bool:
+    return (analysis, stemmer) != (VERSION, stemmer_of(language))
+
+
+def enable(db: Connection, now: datetime, language: str | None) -> None:
+    """Switch on, or begin anew what is of another language or version of the analysis."""
+    if is_current(db, language):
         return
+    language = language or index.find_language(db)
     for table in ("recall_postings", "recall_docs", "recall_speakers", "recall_state"):
         db.execute(f"DELETE FROM {table}")
     db.execute("UPDATE recall_owners SET messages = 0, observations = 0")
     db.execute(
-        "INSERT INTO recall_state (one, analysis, backfilled_to, backfill_end, enabled_at, notes_end) "
-        "VALUES (1, ?, 0, (SELECT coalesce(max(key), 0) FROM messages), ?, "
+        "INSERT INTO recall_state "
+        "(one, analysis, stemmer, language, backfilled_to, backfill_end, enabled_at, notes_end) "
+        "VALUES (1, ?, ?, ?, 0, (SELECT coalesce(max(key), 0) FROM messages), ?, "
         "(SELECT coalesce(max(key), 0) FROM observations))",
-        (VERSION, utc("now", now).timestamp()),
+        (VERSION, stemmer_of(language), language, utc("now", now).timestamp()),
     )
 
 
@@ -271,12 +279,13 @@ def _backfill_notes(db: Connection, limit: int) -> bool:
 
 
 def state(db: Connection, sizes: bool) -> RecallState:
-    found = db.execute("SELECT analysis FROM recall_state")
+    found = db.execute("SELECT analysis, stemmer, language FROM recall_state")
     if not found:
         return RecallState(enabled=False, messages=_messages(db), observations=_observations(db))
     return RecallState(
         enabled=True,
-        outdated=found[0][0] != VERSION,
+        outdated=_is_outdated(*found[0]),
+        language=found[0][2],
         indexed=db.execute("SELECT coalesce(sum(messages), 0) FROM recall_owners")[0][0],
         messages=_messages(db),
         spaces=spaces.states(db),

@@ -109,3 +109,12 @@ def m007_recalled_observations(db: Connection) -> None:
         "SELECT s.space_no, -o.key, 0, 0 FROM recall_spaces AS s, observations AS o WHERE o.kind <> 'none'",
     ):
         db.execute(statement)
+
+
+def m008_recall_language(db: Connection) -> None:
+    """The language of the index's words, and whose rules made their stems ("" for Threadmark's own)."""
+    for statement in (
+        "ALTER TABLE recall_state ADD COLUMN language TEXT NOT NULL DEFAULT 'english'",
+        "ALTER TABLE recall_state ADD COLUMN stemmer TEXT NOT NULL DEFAULT ''",
+    ):
+        db.execute(statement)

@@ -11,12 +11,12 @@ from ..._ids import check_count, check_filter, check_id
 from ..._types import MessagePage
 from ...recall import gather
 from ...recall.gather import Scope
-from ...recall.query import FUNCTION_WORD, Query, parse_query
+from ...recall.query import FUNCTION_WORD, Query, in_language, parse_query
 from ...recall.threads import rank_threads
 from ..base import MatchQuery, RecallAnswer, RecallFilter, RecallHit, RecallQuery, Scalar, ThreadHit
 from . import _messages, _recall, _recall_spaces
 from ._driver import Connection
-from ._recall_index import SqlSource, find_owner
+from ._recall_index import SqlSource, find_language, find_owner
 from ._recall_vectors import CodeCache, VectorSource
 from ._rows import SEQ_BITS, THREAD_COLUMNS, metadata_clauses, thread_from_row
 
@@ -24,7 +24,7 @@ _SEQ_MASK = (1 << SEQ_BITS) - 1
 
 
 def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -> RecallAnswer:
-    need_on(db)
+    language = need_on(db)
     number, dimension = (0, 0) if request.space is None else _recall_spaces.need(db, request.space)
     if request.vector is not None and len(request.vector) != 4 * dimension:
         raise ConfigurationError(
@@ -34,7 +34,7 @@ def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -
     owner_no = find_owner(db, owner)
     scope = scope_of(db, owner, request.filter)
     if owner_no is None or scope is None:
-        return RecallAnswer()
+        return RecallAnswer(language=language)
     source = SqlSource(db, owner_no)
     embedded = 0
     if request.vector is not None:
@@ -42,7 +42,7 @@ def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -
         embedded = source.embedded()
     ranked = gather.search(
         source,
-        _parsed(source, request.query),
+        in_language(request.query, language, source.speakers),
         vector=None if request.vector is None else floats(request.vector),
         lexical=request.lexical,
         limit=request.offset + request.limit,
@@ -63,17 +63,18 @@ def search(db: Connection, cache: CodeCache, owner: str, request: RecallQuery) -
         messages=tuple(messages.values()),
         indexed=source.size(),
         embedded=embedded,
+        language=language,
     )
 
 
 def match(db: Connection, owner: str, request: MatchQuery) -> MessagePage:
-    need_on(db)
+    language = need_on(db)
     owner_no = find_owner(db, owner)
     scope = scope_of(db, owner, request.filter)
     keys: Collection[int] = ()
     if owner_no is not None and scope is not None:
         source = SqlSource(db, owner_no)
-        keys = scope.admit(sorted(_matching(source, request)))
+        keys = scope.admit(sorted(_matching(source, request, language)))
     # By time, then in the order of saving within it.
     direction = "ASC" if request.order == "asc" else "DESC"
     wanted = db.execute(
@@ -91,8 +92,8 @@ def match(db: Connection, owner: str, request: MatchQuery) -> MessagePage:
     )
 
 
-def _matching(source: SqlSource, request: MatchQuery) -> Collection[int]:
-    query = parse_query(request.text)
+def _matching(source: SqlSource, request: MatchQuery, language: str) -> Collection[int]:
+    query = parse_query(request.text, language=language)
     if not request.text.strip():
         return source.keys()
     telling = [t for t, damping in zip(query.terms, query.damping, strict=True) if damping > FUNCTION_WORD]
@@ -108,7 +109,7 @@ def _matching(source: SqlSource, request: MatchQuery) -> Collection[int]:
 def threads(
     db: Connection, owner: str, query: Query | str, limit: int, metadata: Mapping[str, Scalar]
 ) -> list[ThreadHit]:
-    need_on(db)
+    language = need_on(db)
     check_count("limit", limit)
     owner_no = find_owner(db, owner)
     if owner_no is None:
@@ -120,7 +121,7 @@ def threads(
             f"SELECT number, message_count FROM threads WHERE resource_id = ?{where}", (owner, *params)
         )
     )
-    parsed = _parsed(source, query)
+    parsed = in_language(query, language, source.speakers)
     best = rank_threads(parsed, source.postings(parsed.terms), sizes, limit)
     rows = {
         row[0]: thread_from_row(row)
@@ -212,16 +213,14 @@ def _conditions(wanted: RecallFilter) -> tuple[str, list[Any]]:
     return sql, params
 
 
-def _parsed(source: SqlSource, query: Query | str) -> Query:
-    return parse_query(query, speakers=source.speakers()) if isinstance(query, str) else query
-
-
 def floats(vector: bytes) -> Sequence[float]:
     import struct
 
     return struct.unpack(f"<{len(vector) // 4}f", vector)
 
 
-def need_on(db: Connection) -> None:
+def need_on(db: Connection) -> str:
+    """The language of the index. Raises `ConfigurationError` while recall is off."""
     if not _recall.is_on(db):
         raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
+    return find_language(db)

@@ -55,14 +55,13 @@ class SQLiteRecall(RecallStore, ObservationSearchStore):
 
         return await self._engine.read(lambda db: _recall_keep.state(db, sizes))
 
-    async def enable_recall(self, now: datetime) -> RecallState:
+    async def enable_recall(self, now: datetime, *, language: str | None = None) -> RecallState:
+        from ...recall.languages import check_language
         from . import _recall_keep
 
-        def on(db: Connection) -> None:
-            _recall_keep.enable(db, now)
-
-        if not await self._engine.read(_recall_keep.is_current):
-            await self._engine.write(on)
+        wanted = None if language is None else check_language(language)
+        if not await self._engine.read(lambda db: _recall_keep.is_current(db, wanted)):
+            await self._engine.write(lambda db: _recall_keep.enable(db, now, wanted))
         self._indexes = True
         return await self.recall_state()
 

@@ -71,6 +71,7 @@ for _topic in (
     "observing_failures",
     "observing_log",
     "recall",
+    "recall_language",
     "vectors",
     "concurrency",
     "reopen",

@@ -126,7 +126,7 @@ async def like_new(store: Store, now: Callable[[], datetime], *, space: bool = F
     state = await store.recall_state()
     holds(state.complete, f"every message is indexed: {state}")
     await store.disable_recall()
-    await store.enable_recall(now())
+    await store.enable_recall(now(), language=state.language)
     if space:
         await store.add_space(SPACE, DIMENSION, now())
     await backfilled(store)
