@@ -41,9 +41,12 @@ class RecallMachine(Machine):
         self.run(self.store.enable_recall(self.clock()))
         self.run(self.store.add_space("first", 4, self.clock()))
 
-    @rule(on=st.sampled_from([True, True, True, False]))
-    def switch(self, on: bool) -> None:
-        self.run(self.store.enable_recall(self.clock()) if on else self.store.disable_recall())
+    @rule(on=st.sampled_from([True, True, True, False]), language=st.sampled_from([None, "german", "simple"]))
+    def switch(self, on: bool, language: str | None) -> None:
+        if on:
+            self.run(self.store.enable_recall(self.clock(), language=language))
+        else:
+            self.run(self.store.disable_recall())
 
     @rule(name=st.sampled_from(["first", "second"]), drop=st.booleans())
     def space(self, name: str, drop: bool) -> None:

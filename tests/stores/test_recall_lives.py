@@ -126,7 +126,8 @@ class Life:
             await self.store.drop_space(name)
 
     async def do_switch(self, owner: str, thread: str) -> None:
-        await self.store.enable_recall(self.build.clock())
+        language = self.choose.choice([None, None, "german", "simple", "russian", "english"])
+        await self.store.enable_recall(self.build.clock(), language=language)
         if self.choose.random() < 0.2:
             await self.store.disable_recall()
 

@@ -167,7 +167,7 @@ class Twins(RuleBasedStateMachine):
                 self.both(lambda m, b, who=owner, q=query: m.store.list_observations(who, q))  # type: ignore[misc]
         self.both(lambda m, b: m.admin.resources())
         states = [self.loop.run(memory.store.recall_state()) for memory in self.memories]
-        one, two = [(s.enabled, s.complete and s.indexed, s.messages) for s in states]
+        one, two = [(s.enabled, s.language, s.complete and s.indexed, s.messages) for s in states]
         same(one, two, "the index")
         here, there = [[(p.name, p.embedded, p.waiting + p.unqueued) for p in s.spaces] for s in states]
         same(here, there, "spaces")
@@ -179,6 +179,13 @@ class Twins(RuleBasedStateMachine):
         for memory in self.memories:
             memory.now.advance(seconds)  # type: ignore[attr-defined]
         self.now.advance(seconds)
+
+    @does(language=st.sampled_from([None, "english", "german", "simple"]))
+    def index_in(self, language: str | None) -> None:
+        self.both(lambda m, b: m.store.enable_recall(self.now(), language=language))
+        for memory in self.memories:
+            while not self.loop.run(memory.store.backfill_recall()).finished:
+                pass
 
     @does(owner=owners, thread=threads, title=texts, metadata=metadata)
     def create(self, owner: str, thread: str, title: str, metadata: dict[str, Any]) -> None:

@@ -102,7 +102,8 @@ def _show_state(state: RecallState, as_json: bool) -> None:
     if not state.enabled:
         screen.notice("The index is off: nothing has been recalled here yet.")
         return
-    screen.line(f"words    {state.indexed:,} of {_database.count(state.messages, 'message')} indexed")
+    of = _database.count(state.messages, "message")
+    screen.line(f"words    {state.indexed:,} of {of} indexed, {state.language}")
     if state.observations:
         of = _database.count(state.observations, "observation")
         screen.line(f"         {state.indexed_observations:,} of {of} indexed")
@@ -119,6 +120,7 @@ def _show_state(state: RecallState, as_json: bool) -> None:
 def _state_json(state: RecallState) -> dict[str, Any]:
     return {
         "enabled": state.enabled,
+        "language": state.language,
         "indexed": state.indexed,
         "messages": state.messages,
         "indexed_observations": state.indexed_observations,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..._errors import ConfigurationError
 from ..._types import TextPart
 from ...recall.query import parse_query
@@ -111,7 +113,8 @@ async def foreign(h: Harness) -> None:
     await drained(store, h.clock)
     query = parse_query("Wo ist das Haus?")
     same("english", query.language, "what it was made for")
-    for more in ({}, {"vector": vector("Haus"), "space": SPACE}):
+    by_vector: dict[str, Any] = {"vector": vector("Haus"), "space": SPACE}
+    for more in ({}, by_vector):
         answer = await store.search_messages("ann", RecallQuery(query=query, **more))
         holds("haus" in answer.hits[0].why.terms, f"the word is found: {answer.hits[0]}")
     holds((await store.search_threads("ann", query))[0].terms, "and the thread")
