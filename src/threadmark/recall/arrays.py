@@ -173,23 +173,20 @@ def rank(
     placed = np.flatnonzero(among)
     chosen = placed[np.argsort(-scores[placed], kind="stable")[:limit]]
     holds = np.array(list(postings.of(keys[chosen])), bool).reshape(len(terms), len(chosen))
+    held = [
+        tuple([term for term, value in zip(terms, values, strict=True) if value])
+        for values in holds.T.tolist()
+    ]
     whys = zip(
         *[part[chosen].tolist() for part in (own, semantic, context, speaker, person, day)],
-        *[part[chosen].tolist() for part in (thread, recency, first)],
-        holds.T.tolist(),
+        *[part[chosen].tolist() for part in (thread, recency, first, none)],
+        held,
         strict=True,
     )
+    found = zip(keys[chosen].tolist(), scores[chosen].tolist(), whys, strict=True)
     return [
-        Ranked(
-            key >> SEQ_BITS,
-            key & _SEQ_MASK,
-            score,
-            place,
-            Why(*parts, 0.0, tuple([term for term, value in zip(terms, held, strict=True) if value])),
-        )
-        for place, (key, score, (*parts, held)) in enumerate(
-            zip(keys[chosen].tolist(), scores[chosen].tolist(), whys, strict=True), 1
-        )
+        Ranked(key >> SEQ_BITS, key & _SEQ_MASK, score, place, Why(*why))
+        for place, (key, score, why) in enumerate(found, 1)
     ]
 
 
