@@ -161,5 +161,5 @@ async def test_system_text_is_text() -> None:
     """Anything else is refused before the model is asked."""
     model = ScriptedModel(["unused"])
     with pytest.raises(ValidationError, match="system"):
-        await Agent("a", model=model).generate("go", system=5)  # type: ignore[typeddict-item]
+        await Agent("a", model=model).generate("go", system=5)  # type: ignore[arg-type]
     assert model.requests == []
