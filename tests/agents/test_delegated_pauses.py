@@ -25,23 +25,11 @@ from threadmark import (
 from threadmark.agents import Agent, AgentResult, Delegation, DelegationEnd
 from threadmark.testing import ScriptedModel, ToolCall
 
+from .shredder import Shredder
+
 pytestmark = pytest.mark.anyio
 
 OWNER: Any = {"resource": "ana"}
-
-
-class Shredder:
-    """A tool that needs approval, and what it did."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[str, str | None]] = []
-
-        @tool(requires_approval=True)
-        def shred(context: ToolContext, what: str) -> str:
-            self.done.append((what, context.approved_by))
-            return f"shredded {what}"
-
-        self.tool = shred
 
 
 def scripted(*replies: Any) -> ScriptedModel:

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import pytest
-from model_store import ModelStore, Tables, messages_of, need
+from model_store import ModelStore
+from model_tables import Tables, messages_of, need
 
 from threadmark._errors import NotFoundError
 from threadmark._types import ErasureReceipt, Message, MessagePage, Thread, ThreadClone, ThreadPage

@@ -25,13 +25,10 @@ OWN = ("turns", "working memory", "clone", "transfer", "erase", "observations")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    made = Server()
-    with psycopg.connect(made.url(), autocommit=True) as db:
-        db.execute("CREATE ROLE scoped LOGIN")
-    try:
+    with Server() as made:
+        with psycopg.connect(made.url(), autocommit=True) as db:
+            db.execute("CREATE ROLE scoped LOGIN")
         yield made
-    finally:
-        made.remove()
 
 
 async def secured(server: Server, schema: str) -> PostgresStore:
