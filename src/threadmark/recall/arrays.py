@@ -6,7 +6,7 @@ holds both to that. A question's candidates are some hundreds: one at a time the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +69,6 @@ def _largest(np: Any, keys: Any, sums: Any, k: int) -> list[int]:
         keys, sums = keys[among], sums[among]
     found: list[int] = keys[np.argsort(-sums, kind="stable")[:k]].tolist()  # keys are in order already
     return found
-
-
-def with_neighbours(np: Any, keys: Iterable[int], reach: int) -> Any:
-    """`keys` and those up to `reach` places from them in their threads, in order."""
-    first = np.array(list(keys), np.int64)
-    wide = [first]
-    for step in range(1, reach + 1):
-        wide += [first + step, first[first & _SEQ_MASK >= step] - step]
-    return np.unique(np.concatenate(wide))
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,9 +158,11 @@ def _on_arrays(np: Any, ask: _Asked) -> list[Ranked]:
             for one in ask.source.postings(ask.terms)
         ]
     postings = arrays.Postings(np, found)
-    keys = postings.best(ask.weights, ask.pool, ask.scope)
+    keys = set(postings.best(ask.weights, ask.pool, ask.scope))
     near, background = ask.near()
-    wide = arrays.with_neighbours(np, {*keys, *near}, REACH).tolist()
+    keys.update(near)
+    # In the order in which `_one_by_one` asks: where a vector stands decides how its product is rounded.
+    wide = _with_neighbours(keys, REACH)
     records = ask.source.records(wide)
     cosines = ask.cosines(records)
     some = arrays.candidates(np, records, cosines, postings, ask.weights, ask.total, ask.settings.context)
