@@ -265,6 +265,16 @@ async def test_erasing_and_deleting(memory: Memory) -> None:
 # -- the end of what nobody ends ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e12, True, "60"])
+async def test_an_end_that_no_date_can_tell(seconds: Any) -> None:
+    """A pause without a sensible end is refused before the model is asked, not when the run pauses."""
+    async with Memory("sqlite://") as memory:
+        with pytest.raises(ValidationError, match="pause_ttl must be a positive number of seconds"):
+            make(memory, pause_ttl=seconds)
+        with pytest.raises(ValidationError, match="pause_ttl must be a positive number of seconds"):
+            await ask(make(memory, "Done."), pause_ttl=seconds)
+
+
 async def test_expiry() -> None:
     """After `pause_ttl` seconds a decision is refused, and the calls count as declined, stored so."""
     clock = FakeClock(START)

@@ -27,7 +27,7 @@ def before_claims(world: World, act: Callable[[], Awaitable[Any]], kind: str) ->
             await act()
         return await claim(owner, request)
 
-    world.store.claim_observation_job = late  # type: ignore
+    world.store.claim_observation_job = late  # type: ignore[method-assign]
 
 
 async def test_an_observer_sees_nothing_that_was_deleted_before_its_job_began() -> None:
@@ -63,12 +63,12 @@ async def test_a_job_whose_messages_are_gone_is_given_up() -> None:
         await thread.delete_messages(["a1", "a2"])
         return job
 
-    world.store.claim_observation_job = late  # type: ignore
+    world.store.claim_observation_job = late  # type: ignore[method-assign]
     await thread.observations.update(force=True)
     assert observer.batches == []
     assert (await thread.observations.status()).observer.failures == 0
     assert [job.state for job in await thread.observations.jobs()] == ["failed"]
-    world.store.claim_observation_job = claim  # type: ignore
+    world.store.claim_observation_job = claim  # type: ignore[method-assign]
     await thread.save([Message.user("the door is green", id="a3")])
     await thread.observations.update(force=True)
     assert [row.text for row in await world.rows("all")] == ["noted the door is green"]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..models import ModelLike
 
 T = TypeVar("T")
+MOST_SECONDS = 1e9
+"""Longest time that can be given, some 31 years: far beyond that, dates and timers fail."""
 
 Dynamic: TypeAlias = T | Callable[[RequestContext], T | Awaitable[T]]
 """A value, or a function of the request context that gives it, at once or when awaited."""
@@ -236,8 +238,10 @@ def _ids(resource: Any, thread: Any) -> tuple[str | None, ThreadSpec | None]:
 def check_seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValidationError(f"{name} must be a positive number of seconds, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_SECONDS:
+        raise ValidationError(
+            f"{name} must be a positive number of seconds, 1e9 at most, not {value!r}"
+        )
     return float(value)
 
 

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from ..._codec import from_json, to_json
+from ..._codec import from_json, time_to_text, to_json
 from . import _recall
 from ._driver import Connection
 from ._rows import SEQ_BITS, first_key
@@ -194,6 +194,12 @@ def transfer(db: Connection, owner: str, number: int, new_owner: str, now: datet
         db.execute("UPDATE resources SET last_observation = ? WHERE id = ?", (first + len(rows), new_owner))
     for table in ("observation_logs", "observation_jobs"):
         db.execute(f"UPDATE {table} SET resource_id = ? WHERE thread_number = ?", (new_owner, number))
+    # Who works for the former owner cannot store it any more, so the new one need not wait for the lease.
+    db.execute(
+        "UPDATE observation_jobs SET state = 'failed', error = 'its thread was transferred', finished_at = ? "
+        "WHERE thread_number = ? AND state = 'running'",
+        (time_to_text(now), number),
+    )
     _recall.notes_moved(db, owner, new_owner, [row[0] for row in rows], now)
 
 

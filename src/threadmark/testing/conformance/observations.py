@@ -524,14 +524,19 @@ async def transferred(h: Harness) -> None:
     await store.write_turn("carl", h.turn("t9", [h.message("x", id="x")]))
     await observe(store, h, 1, 1, [row("carl's", "x")], thread="t9", owner="carl", activate=True)
     await observe(store, h, 1, 2, [row("a", "m1"), row("b", "m2")], activate=True)
+    running = await claim(store, h, 3, 3)
+    assert running is not None
     await store.transfer_thread("ann", "t1", "carl", h.clock())
     found = await state(store, h, owner="carl")
     same((["a", "b"], ["3"]), (texts(found), raws(found)), "with the thread")
     page = await store.list_observations("carl", ObservationQuery())
     same(3, len({one.id for one in page.observations}), "their ids are free there")
     same(0, (await store.list_observations("ann", ObservationQuery(view="all"))).total, "and gone here")
+    # Whoever was at it for the former owner is not waited for, and has nothing to say any more.
     await observe(store, h, 3, 3, [row("c", "m3")], owner="carl", activate=True)
     same(["a", "b", "c"], texts(await state(store, h, owner="carl")), "it goes on there")
+    late = ObservationCommit(thread_id="t1", job_id=running.id, fence=running.fence, now=h.clock())
+    await refuses(NotFoundError, store.commit_observations("ann", late), "the former owner's job is gone")
 
 
 @behaviour("observations: a title is set unless a user gave one", needs="observations")
