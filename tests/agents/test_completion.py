@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from threadmark import ConfigurationError, DataPart, Memory, Message, ModelError, ValidationError, tool
+from threadmark import (
+    ConfigurationError,
+    DataPart,
+    Memory,
+    Message,
+    ModelError,
+    OutputError,
+    ValidationError,
+    tool,
+)
 from threadmark.agents import (
     Agent,
     AgentResult,
@@ -246,3 +255,29 @@ async def test_what_are_no_checks() -> None:
     for options in ({"passes": "some"}, {"timeout": 0}, {"timeout": True}):
         with pytest.raises(ValidationError):
             CompletionChecks(checks=[has("x")], **options)
+
+
+@pytest.mark.parametrize("end", [{"max_steps": 2}, {"usage_limits": UsageLimits(requests=2)}])
+async def test_an_object_that_checks_refuse_to_the_end(memory: Memory, end: Any) -> None:
+    """At the limit the run ends normally, with the last object, and says that it is not done."""
+    agent, _ = make(memory, '{"n": 1}', '{"n": 2}', completion=[lambda seen: False], **end)
+    result = await go(agent, output=dict[str, int])
+    assert (result.object, result.finish_reason in ("max-steps", "usage-limit")) == ({"n": 2}, True)
+    assert result.completion is not None
+    assert not result.completion.complete
+
+
+async def test_an_object_that_checks_refused_is_no_answer_any_more(memory: Memory) -> None:
+    """Only the last step counts: an object before it, or a fallback, is not the run's."""
+
+    def look() -> str:
+        return "seen"
+
+    agent, _ = make(memory, '{"n": 1}', ToolCall("look", {}), tools=[look], completion=[lambda seen: False])
+    with pytest.raises(OutputError, match="ended before it gave an answer"):
+        await go(agent, output=dict[str, int], max_steps=2)
+
+    output = Output(dict[str, int], on_invalid="fallback", fallback={"n": 0}, retries=0)
+    agent, _ = make(memory, "prose", '{"n": 2}', completion=[has("2")])
+    result = await go(agent, output=output)
+    assert (result.object, result.is_fallback) == ({"n": 2}, False)

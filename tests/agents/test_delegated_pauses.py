@@ -25,23 +25,11 @@ from threadmark import (
 from threadmark.agents import Agent, AgentResult, Delegation, DelegationEnd
 from threadmark.testing import ScriptedModel, ToolCall
 
+from .shredder import Shredder
+
 pytestmark = pytest.mark.anyio
 
 OWNER: Any = {"resource": "ana"}
-
-
-class Shredder:
-    """A tool that needs approval, and what it did."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[str, str | None]] = []
-
-        @tool(requires_approval=True)
-        def shred(context: ToolContext, what: str) -> str:
-            self.done.append((what, context.approved_by))
-            return f"shredded {what}"
-
-        self.tool = shred
 
 
 def scripted(*replies: Any) -> ScriptedModel:
@@ -307,8 +295,9 @@ async def test_no_text_in_place_of_messages(memory: Memory) -> None:
     """A filter that returns text has failed; so have changes and results that are none, by the policy."""
     child = scripted("Found.", "Found.")
     files = Agent("files", model=child)
+    text: Any = "abc"
     for policy, shown, state in (("warn", ["go", "tidy up"], "result"), ("raise", None, "error")):
-        settings: Any = Delegation(message_filter=lambda start: "abc", on_hook_error=policy)  # type: ignore[arg-type, return-value]
+        settings: Any = Delegation(message_filter=lambda start: text, on_hook_error=policy)  # type: ignore[arg-type]
         lead = scripted(ask_files(), "Done.")
         agent = Agent("lead", model=lead, memory=memory, agents=[files], delegation=settings)
         result = await agent.generate("go", resource="ana", thread=policy)

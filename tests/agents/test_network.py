@@ -1,7 +1,6 @@
 """Networks: who is chosen, in which order events come, what is stored, and how a network ends."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -25,47 +24,9 @@ from threadmark.agents.network import CheckInput, CheckResult
 from threadmark.models import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
+from .networks import WHERE, add, done, network_of, route, run, shape, stored
+
 pytestmark = pytest.mark.anyio
-
-WHERE: dict[str, Any] = {"resource": "ana", "thread": "t"}
-
-
-def route(name: str, prompt: Any = "", kind: str = "tool", why: str = "it fits") -> str:
-    prompt = prompt if isinstance(prompt, str) else json.dumps(prompt)
-    choice = {"primitive_id": name, "primitive_type": kind, "prompt": prompt, "selection_reason": why}
-    return json.dumps(choice)
-
-
-def done(result: str | None = "It is done.", complete: bool = True, why: str = "because") -> str:
-    said = {"is_complete": complete, "completion_reason": why, "final_result": result}
-    return json.dumps(said)
-
-
-async def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-def network_of(*replies: Any, tools: Any = (add,), **options: Any) -> tuple[Agent, ScriptedModel]:
-    model = ScriptedModel(list(replies), chunk=6)
-    agent = Agent("router", model=model, memory=Memory("sqlite://"), tools=list(tools), **options)
-    return agent, model
-
-
-async def run(agent: Agent, prompt: str = "What is 2 and 3?", **options: Any) -> tuple[Any, list[Any]]:
-    async with agent.network(prompt, **{**WHERE, **options}) as stream:
-        events = [event async for event in stream]
-    return await stream.result(), events
-
-
-def shape(events: list[Any]) -> list[str]:
-    types = [event.type for event in events]
-    return [kind for index, kind in enumerate(types) if index == 0 or types[index - 1] != kind]
-
-
-async def stored(agent: Agent) -> list[tuple[str, str]]:
-    page = await agent._memory.resource("ana").thread("t").messages()  # type: ignore[union-attr]
-    return [(message.role, message.text) for message in page]
 
 
 async def test_a_tool_is_chosen_and_its_result_judged() -> None:

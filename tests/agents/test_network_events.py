@@ -15,7 +15,7 @@ from threadmark import Agent, Memory, Message, ToolContext, TripwireError, Workf
 from threadmark.models import ModelRequest
 from threadmark.testing import ScriptedModel, ToolCall
 
-from .test_network import WHERE, add, done, network_of, route, run, shape
+from .networks import WHERE, add, done, network_of, route, run, shape
 
 pytestmark = pytest.mark.anyio
 

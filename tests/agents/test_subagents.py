@@ -19,7 +19,6 @@ from threadmark import (
     ToolContext,
     ToolPart,
     ValidationError,
-    tool,
 )
 from threadmark.agents import (
     Agent,
@@ -31,6 +30,8 @@ from threadmark.agents import (
     DelegationStart,
 )
 from threadmark.testing import ScriptedModel, ToolCall
+
+from .shredder import Shredder
 
 pytestmark = pytest.mark.anyio
 
@@ -303,26 +304,6 @@ async def test_what_are_no_agents() -> None:
 
 
 # -- pauses ------------------------------------------------------------------------------------------
-
-
-class Shredder:
-    """A tool that needs approval, one that suspends, and what they did."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[str, str | None]] = []
-
-        @tool(requires_approval=True)
-        def shred(context: ToolContext, what: str) -> str:
-            self.done.append((what, context.approved_by))
-            return f"shredded {what}"
-
-        @tool(resume_schema=int)
-        def count(context: ToolContext) -> int:
-            if context.resume_data is None:
-                context.suspend("how many?")
-            return int(context.resume_data)
-
-        self.tools = [shred, count]
 
 
 SHRED = ToolCall("shred", {"what": "a"}, id="inner-1")

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +15,17 @@ from inline_snapshot import snapshot
 
 from spans import Spans, recorded
 from threadmark import (
-    Agent,
     ConfigurationError,
     Memory,
     ToolContext,
     configure_tracing,
     tool,
 )
-from threadmark.testing import ScriptedModel, ToolCall
+from threadmark.testing import ToolCall
+
+from .traced import PLACE, add, agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def spans() -> Iterator[Spans]:
-    with recorded() as made:
-        yield made
-
-
-@tool
-def add(a: int, b: int) -> int:
-    """Add."""
-    return a + b
-
-
-@tool(requires_approval=True)
-def pay(amount: int) -> str:
-    """Pay."""
-    return f"paid {amount}"
-
-
-def agent(memory: Memory | None, *replies: Any, **options: Any) -> Agent:
-    return Agent("helper", model=ScriptedModel(list(replies)), memory=memory, **options)
-
-
-PLACE: Any = {"resource": "ana", "thread": "t"}
 
 
 async def test_content_is_asked_for(memory: Memory) -> None:

@@ -5,6 +5,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -159,9 +161,8 @@ async def test_closing_waits_for_background_work() -> None:
     assert done == [1]
 
 
-async def test_a_blocking_call_does_not_wait_for_the_loop_that_it_holds_up() -> None:
-    """`settled_sync` says so; closing stops such work at once, and it does not open the database again."""
-    memory, ended = Memory("sqlite://"), []
+def endless(ended: list[int]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Work that ends only when it is stopped, and notes that."""
 
     async def work() -> None:
         try:
@@ -169,7 +170,13 @@ async def test_a_blocking_call_does_not_wait_for_the_loop_that_it_holds_up() -> 
         finally:
             ended.append(1)
 
-    memory.background.start(work, name="w")
+    return work
+
+
+async def test_a_blocking_call_does_not_wait_for_the_loop_that_it_holds_up() -> None:
+    """`settled_sync` says so; closing stops such work at once, and it does not open the database again."""
+    memory, ended = Memory("sqlite://"), list[int]()
+    memory.background.start(endless(ended), name="w")
     await asyncio.sleep(0)
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="await it there"):
@@ -183,16 +190,10 @@ async def test_a_blocking_call_does_not_wait_for_the_loop_that_it_holds_up() -> 
 
 def test_work_of_a_loop_that_stands_still_is_not_waited_for() -> None:
     """It is stopped when the memory closes; and meanwhile its key is free for others."""
-    memory, ended = Memory("sqlite://"), []
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append(1)
+    memory, ended = Memory("sqlite://"), list[int]()
 
     async def start() -> bool:
-        return memory.background.start(work, name="w", key="k")
+        return memory.background.start(endless(ended), name="w", key="k")
 
     loop = asyncio.new_event_loop()
     assert loop.run_until_complete(start())

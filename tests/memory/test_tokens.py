@@ -430,7 +430,7 @@ def test_installed_tokenizer_agrees_with_the_pinned_counts(family: str) -> None:
         assert counter.tokenizer is None, "nobody else publishes one that runs here"
         return
     if counter.tokenizer is None:
-        pytest.skip("no exact tokenizer here: install quicktok-v1 or bpe-openai, or fill tiktoken's cache")
+        pytest.skip(reason="no exact tokenizer: install quicktok-v1 or bpe-openai, or fill tiktoken's cache")
     for name, pinned in PINNED.items():
         assert counter.count(pinned["text"]) == pinned[family], name
     for text in ("\ud800", "a\x00b", "<|endoftext|>", "x" * 100_000):

@@ -191,4 +191,4 @@ def local() -> Model:
     except ConfigurationError as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"no local model: {error}")
+        pytest.skip(reason=f"no local model: {error}")

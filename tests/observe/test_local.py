@@ -42,7 +42,7 @@ def local() -> Model:
     except ConfigurationError as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"no local model: {error}")
+        pytest.skip(reason=f"no local model: {error}")
 
 
 async def outcome(work: Awaitable[T]) -> T | str:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from spans import Spans, recorded
+from spans import Spans
 from threadmark import ModelError
 
 from .build import batch, observer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def spans() -> Iterator[Spans]:
-    with recorded() as made:
-        yield made
 
 
 async def test_a_span_for_each_call(spans: Spans) -> None:

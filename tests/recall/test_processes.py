@@ -102,6 +102,6 @@ async def test_an_erased_owner_leaves_no_byte_in_the_index(tmp_path: Path) -> No
         await memory.resource("ana").erase()
         assert not (await memory.resource("ana").recall("zanzibar")).hits
         assert (await memory.resource("ben").recall("timbuktu")).hits
-    data = b"".join(path.read_bytes() for path in tmp_path.iterdir())  # noqa: ASYNC240
+    data = b"".join(path.read_bytes() for path in tmp_path.iterdir())  # noqa: ASYNC240 - nothing waits
     assert b"zanzibar" not in data
     assert b"timbuktu" in data

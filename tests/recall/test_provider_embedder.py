@@ -31,7 +31,9 @@ async def test_queries_and_documents_are_told_apart(monkeypatch: pytest.MonkeyPa
     """The provider is told which texts are queries, and gets the settings; long lists go in batches."""
     calls: list[tuple[int, str, Any]] = []
 
-    class Model(pydantic_ai.TestEmbeddingModel):  # type: ignore[name-defined, misc]
+    base: Any = pydantic_ai.TestEmbeddingModel
+
+    class Model(base):  # type: ignore[misc]
         async def embed(self, inputs: Any, *, input_type: Any, settings: Any = None) -> Any:
             calls.append((len(inputs), input_type, dict(settings or {})))
             return await super().embed(inputs, input_type=input_type, settings=settings)

@@ -6,17 +6,30 @@ conformance kit perform their operations. It offers no capability: it has no fil
 
 from __future__ import annotations
 
-import json
 import operator
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 
-from threadmark._codec import part_from_dict, part_to_dict, parts_from_json, parts_to_json
+from model_tables import (
+    Tables,
+    cut,
+    matches,
+    merge,
+    messages_of,
+    need,
+    numbered,
+    own,
+    plain,
+    remove,
+    stored,
+    time_of,
+    touch,
+)
+from model_threads import ModelThreads
+
 from threadmark._errors import ConflictError, NotFoundError, ValidationError
-from threadmark._ids import check_count, check_filter, check_id, check_metadata, utc
+from threadmark._ids import check_count, check_filter, check_id, utc
 from threadmark._types import (
     ErasureReceipt,
     Message,
@@ -24,23 +37,14 @@ from threadmark._types import (
     Run,
     RunPage,
     RunStatus,
-    Speaker,
-    Thread,
-    ThreadClone,
-    ThreadPage,
-    ThreadSource,
     Usage,
     WorkingMemoryVersion,
 )
 from threadmark.stores.base import (
-    CloneRequest,
     MessageChange,
     MessageQuery,
     NewThread,
     RunWrite,
-    Store,
-    ThreadChange,
-    ThreadQuery,
     TurnQuery,
     TurnReceipt,
     TurnState,
@@ -49,325 +53,12 @@ from threadmark.stores.base import (
     WorkingMemoryWrite,
     paged,
     place_of,
-    rows_wanted,
-    without_open_calls,
-    without_personal,
 )
 from threadmark.testing.conformance import difference
 
-T = TypeVar("T")
 
-
-@dataclass
-class Tables:
-    """All there is. Values are never changed in place, so a shallow copy is a snapshot."""
-
-    threads: dict[tuple[str, str], Thread] = field(default_factory=dict)
-    numbers: dict[tuple[str, str], int] = field(default_factory=dict)
-    sources: dict[int, int] = field(default_factory=dict)
-    messages: dict[tuple[str, str], Message] = field(default_factory=dict)
-    saved: dict[tuple[str, str], int] = field(default_factory=dict)
-    runs: dict[tuple[str, str], Run] = field(default_factory=dict)
-    working: dict[tuple[str, str | None], tuple[WorkingMemoryVersion, ...]] = field(default_factory=dict)
-    windows: dict[int, Window] = field(default_factory=dict)
-    counter: int = 0
-
-    def copy(self) -> Tables:
-        return Tables(
-            dict(self.threads), dict(self.numbers), dict(self.sources), dict(self.messages),
-            dict(self.saved), dict(self.runs), dict(self.working), dict(self.windows), self.counter,
-        )  # fmt: skip
-
-    def next(self) -> int:
-        self.counter += 1
-        return self.counter
-
-
-def plain(value: Any) -> Any:
-    """A deep copy of a JSON value, or `ValidationError`."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(str(error)) from None
-
-
-def metadata_of(value: Any) -> dict[str, Any]:
-    result: dict[str, Any] = plain(check_metadata(value))
-    return result
-
-
-def matches(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    for key, value in wanted.items():
-        if key not in metadata:
-            return False
-        found = metadata[key]
-        numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in (found, value)]
-        if not (all(numbers) or type(found) is type(value)) or found != value:
-            return False
-    return True
-
-
-def cut(items: Sequence[T], query: ThreadQuery | MessageQuery) -> Sequence[T]:
-    """Those of `items` that `query` wants to read."""
-    wanted = rows_wanted(query)
-    first = 0 if query.per_page is None else query.page * query.per_page
-    return items[first:] if wanted is None else items[first : first + wanted]
-
-
-def numbered(items: Sequence[T], page: int, per_page: int | None) -> tuple[tuple[T, ...], bool]:
-    """The items of a page, and whether there are more."""
-    check_count("page", page)
-    if per_page is None:
-        if page:
-            raise ValidationError("page must be 0 without per_page")
-        return tuple(items), False
-    check_count("per_page", per_page)
-    found = tuple(items[page * per_page : (page + 1) * per_page])
-    return found, bool(found) and (page + 1) * per_page < len(items)
-
-
-def for_copy(message: Message) -> Message:
-    """A message as a copy of its thread has it."""
-    kept = without_open_calls(parts_to_json(message.parts))
-    return message if kept is None else message.replace(parts=parts_from_json(kept))
-
-
-def for_another(message: Message) -> Message:
-    """A message as another owner may have it."""
-    kept = without_personal(parts_to_json(message.parts))
-    return message if kept is None else message.replace(parts=parts_from_json(kept))
-
-
-class ModelStore(Store):
+class ModelStore(ModelThreads):
     """The contract, as plainly as it can be said."""
-
-    def __init__(self) -> None:
-        self.tables = Tables()
-        self._lock = threading.RLock()
-
-    def _read(self, owner: object, work: Callable[[Tables], T]) -> T:
-        check_id("resource", owner)
-        with self._lock:
-            return work(self.tables)
-
-    def _write(self, owner: object, work: Callable[[Tables], T]) -> T:
-        check_id("resource", owner)
-        with self._lock:
-            tables = self.tables.copy()
-            result = work(tables)
-            self.tables = tables
-            return result
-
-    async def open(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        with self._lock:
-            self.tables = Tables()
-
-    # -- threads -------------------------------------------------------------------------------------
-
-    async def create_thread(self, owner: str, thread: NewThread) -> Thread:
-        return self._write(owner, lambda t: self._insert(t, owner, thread))
-
-    def _insert(self, t: Tables, owner: str, new: NewThread) -> Thread:
-        key = (owner, check_id("thread", new.id))
-        if key in t.threads:
-            raise ConflictError(f"thread {new.id!r} exists already")
-        at = utc("created_at", new.created_at)
-        t.threads[key] = Thread(
-            id=new.id,
-            resource_id=owner,
-            title=new.title,
-            title_source="user" if new.title else None,
-            metadata=metadata_of(new.metadata),
-            created_at=at,
-            updated_at=at,
-        )
-        t.numbers[key] = t.next()
-        return t.threads[key]
-
-    async def get_thread(self, owner: str, thread_id: str) -> Thread | None:
-        check_id("thread", thread_id)
-        return self._read(owner, lambda t: own(t.threads.get((owner, thread_id))))
-
-    async def list_threads(self, owner: str, query: ThreadQuery) -> ThreadPage:
-        if query.order_by not in ("created_at", "updated_at") or query.direction not in ("asc", "desc"):
-            raise ValidationError("unknown order")
-        wanted = check_filter(query.metadata)
-        place = place_of(owner, query)
-
-        def work(t: Tables) -> ThreadPage:
-            found = [
-                thread
-                for key, thread in t.threads.items()
-                if key[0] == owner and matches(thread.metadata, wanted)
-            ]
-
-            def rank(thread: Thread) -> tuple[datetime, int]:
-                return getattr(thread, query.order_by), t.numbers[owner, thread.id]
-
-            found.sort(key=rank, reverse=query.direction == "desc")
-            total = len(found)
-            if place is not None:
-                total, begin = place.total, (place.at, place.number)
-                ahead = operator.gt if query.direction == "asc" else operator.lt
-                found = [thread for thread in found if ahead(rank(thread), begin)]
-            page = [own(thread) for thread in cut(found, query)]
-            return paged(ThreadPage, owner, query, page, [rank(thread)[1] for thread in page], total)
-
-        return self._read(owner, work)
-
-    async def update_thread(self, owner: str, thread_id: str, change: ThreadChange) -> Thread:
-        def work(t: Tables) -> Thread:
-            thread = need(t, owner, thread_id)
-            if change.if_created_at is not None and change.if_created_at != thread.created_at:
-                raise NotFoundError(f"thread {thread_id!r} does not exist")
-            if change.if_version is not None and change.if_version != thread.version:
-                raise ConflictError("another version")
-            if change.if_untitled and thread.title:
-                return thread
-            title, source = thread.title, thread.title_source
-            if change.title is not None:
-                title, source = change.title, change.title_source if change.title else None
-            after = replace(
-                thread,
-                title=title,
-                title_source=source,
-                metadata=merge(thread.metadata, change.metadata, change.remove),
-                updated_at=max(thread.updated_at, utc("now", change.now)),
-                version=thread.version + 1,
-            )
-            t.threads[owner, thread_id] = after
-            return after
-
-        return own(self._write(owner, work))
-
-    async def delete_thread(self, owner: str, thread_id: str) -> bool:
-        return self._write(owner, lambda t: bool(remove(t, owner, thread_id)["threads"]))
-
-    async def clone_thread(self, owner: str, thread_id: str, request: CloneRequest) -> ThreadClone:
-        return self._write(owner, lambda t: self._clone(t, owner, thread_id, request))
-
-    def _clone(self, t: Tables, owner: str, thread_id: str, request: CloneRequest) -> ThreadClone:
-        source = need(t, owner, thread_id)
-        to = owner if request.owner is None else check_id("resource", request.owner)
-        title = request.title
-        if title is None:
-            title = f"Clone of {source.title}" if source.title else ""
-        new = NewThread(
-            id=request.id,
-            title=title,
-            metadata={**source.metadata, **metadata_of(request.metadata)},
-            created_at=request.now,
-        )
-        made = self._insert(t, to, new)
-        chosen = [
-            message
-            for message in messages_of(t, owner, thread_id)
-            if (request.since is None or time_of(message) >= request.since)
-            and (request.until is None or time_of(message) <= request.until)
-            and (request.message_ids is None or message.id in request.message_ids)
-        ]
-        if request.last is not None:
-            chosen = chosen[max(0, len(chosen) - check_count("last", request.last)) :]
-        ids: dict[str, str] = {}
-        for seq, message in enumerate(chosen, 1):
-            id_ = check_id("message", request.new_id())
-            if (to, id_) in t.messages:
-                raise ConflictError(f"message id {id_!r} is taken")
-            ids[message.id] = id_
-            message = for_copy(message)
-            if to != owner:
-                message = for_another(message)
-            t.messages[to, id_] = message.replace(id=id_, thread_id=request.id, seq=seq, run_id=None)
-            t.saved[to, id_] = t.next()
-        made = replace(
-            made,
-            message_count=len(ids),
-            last_seq=len(ids),
-            source=ThreadSource(
-                thread_id=thread_id,
-                cloned_at=utc("now", request.now),
-                last_message_id=chosen[-1].id if chosen else None,
-            ),
-        )
-        t.threads[to, request.id] = made
-        t.sources[t.numbers[to, request.id]] = t.numbers[owner, thread_id]
-        for current in t.working.get((owner, thread_id), ())[:1]:
-            first = replace(
-                current,
-                resource_id=to,
-                thread_id=request.id,
-                version=1,
-                run_id=None,
-                created_at=made.created_at,
-            )
-            t.working[to, request.id] = (first,)
-        return ThreadClone(thread=own(made), id_map=ids)
-
-    async def clone_history(self, owner: str, thread_id: str) -> list[Thread]:
-        def work(t: Tables) -> list[Thread]:
-            by_number = {t.numbers[key]: thread for key, thread in t.threads.items() if key[0] == owner}
-            number = t.numbers.get((owner, thread_id))
-            line = []
-            while number in by_number:
-                line.append(own(by_number[number]))
-                number = t.sources.get(number)
-            return line[::-1]
-
-        check_id("thread", thread_id)
-        return self._read(owner, work)
-
-    async def list_clones(self, owner: str, thread_id: str, *, all_owners: bool = False) -> list[Thread]:
-        def work(t: Tables) -> list[Thread]:
-            number = t.numbers.get((owner, thread_id))
-            found = [
-                (t.numbers[key], own(thread))
-                for key, thread in t.threads.items()
-                if number is not None
-                and t.sources.get(t.numbers[key]) == number
-                and (all_owners or key[0] == owner)
-            ]
-            return [thread for _, thread in sorted(found, key=lambda pair: pair[0])]
-
-        check_id("thread", thread_id)
-        return self._read(owner, work)
-
-    async def transfer_thread(self, owner: str, thread_id: str, new_owner: str, now: datetime) -> Thread:
-        def work(t: Tables) -> Thread:
-            check_id("resource", new_owner)
-            thread = need(t, owner, thread_id)
-            if new_owner == owner:
-                return thread
-            messages = messages_of(t, owner, thread_id)
-            runs = [run for key, run in t.runs.items() if key[0] == owner and run.thread_id == thread_id]
-            if (
-                (new_owner, thread_id) in t.threads
-                or any((new_owner, message.id) in t.messages for message in messages)
-                or any((new_owner, run.id) in t.runs for run in runs)
-            ):
-                raise ConflictError("the new owner uses an id of it already")
-            t.threads[new_owner, thread_id] = t.threads.pop((owner, thread_id))
-            t.numbers[new_owner, thread_id] = t.numbers.pop((owner, thread_id))
-            for message in messages:
-                t.messages[new_owner, message.id] = for_another(t.messages.pop((owner, message.id)))
-                t.saved[new_owner, message.id] = t.saved.pop((owner, message.id))
-            for run in runs:
-                t.runs[new_owner, run.id] = t.runs.pop((owner, run.id))
-            if (owner, thread_id) in t.working:
-                versions = t.working.pop((owner, thread_id))
-                t.working[new_owner, thread_id] = tuple([replace(v, resource_id=new_owner) for v in versions])
-            after = replace(
-                thread,
-                resource_id=new_owner,
-                updated_at=max(thread.updated_at, utc("now", now)),
-                version=thread.version + 1,
-            )
-            t.threads[new_owner, thread_id] = after
-            return after
-
-        return own(self._write(owner, work))
 
     # -- messages ------------------------------------------------------------------------------------
 
@@ -708,80 +399,3 @@ class ModelStore(Store):
         check_id("thread", thread_id)
         with self._lock:
             return sorted([owner for owner, id_ in self.tables.threads if id_ == thread_id])
-
-
-# -- pieces ------------------------------------------------------------------------------------------
-
-
-def own(value: T) -> T:
-    """A copy whose JSON the reader may change."""
-    if isinstance(value, Message):
-        return stored(value)  # type: ignore[return-value]
-    if isinstance(value, Thread):
-        return replace(value, metadata=plain(value.metadata))
-    return value
-
-
-def stored(message: Message) -> Message:
-    """A message as a database gives it back, its values copied; `ValidationError` if it cannot be kept."""
-    parts = []
-    for part in message.parts:
-        parts.append(part_from_dict(plain(part_to_dict(part))))
-    speaker = message.speaker
-    if speaker is not None:
-        speaker = Speaker(id=check_id("speaker", speaker.id), name=speaker.name, role=speaker.role)
-    return message.replace(parts=parts, speaker=speaker, metadata=metadata_of(message.metadata))
-
-
-def time_of(message: Message) -> datetime:
-    assert message.created_at is not None
-    return message.created_at.astimezone(UTC)
-
-
-def merge(
-    before: Mapping[str, Any], metadata: Mapping[str, Any] | None, remove: Iterable[str]
-) -> dict[str, Any]:
-    after = {**before, **metadata_of(metadata or {})}
-    for key in remove:
-        after.pop(key, None)
-    return after
-
-
-def need(t: Tables, owner: str, thread_id: str) -> Thread:
-    thread = t.threads.get((owner, check_id("thread", thread_id)))
-    if thread is None:
-        raise NotFoundError(f"thread {thread_id!r} does not exist")
-    return thread
-
-
-def touch(t: Tables, owner: str, thread_id: str, now: datetime) -> Thread:
-    thread = t.threads[owner, thread_id]
-    t.threads[owner, thread_id] = replace(thread, updated_at=max(thread.updated_at, utc("now", now)))
-    return t.threads[owner, thread_id]
-
-
-def messages_of(t: Tables, owner: str, thread_id: str) -> list[Message]:
-    found = [m for key, m in t.messages.items() if key[0] == owner and m.thread_id == thread_id]
-    return sorted(found, key=lambda message: message.seq or 0)
-
-
-def remove(t: Tables, owner: str, thread_id: str) -> dict[str, int]:
-    """Remove a thread with all that is its own; how many rows of each table."""
-    check_id("thread", thread_id)
-    if (owner, thread_id) not in t.threads:
-        return {"threads": 0, "messages": 0, "runs": 0, "working_memory": 0}
-    messages = messages_of(t, owner, thread_id)
-    runs = [key for key, run in t.runs.items() if key[0] == owner and run.thread_id == thread_id]
-    for message in messages:
-        del t.messages[owner, message.id], t.saved[owner, message.id]
-    for key in runs:
-        del t.runs[key]
-    t.sources.pop(t.numbers.pop((owner, thread_id)), None)
-    del t.threads[owner, thread_id]
-    versions = t.working.pop((owner, thread_id), ())
-    return {
-        "threads": 1,
-        "messages": len(messages),
-        "runs": len(runs),
-        "working_memory": len(versions),
-    }

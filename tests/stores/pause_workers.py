@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 import apsw  # noqa: F401 - loaded before the fork, so that no child has to
-import psycopg  # noqa: F401
-import pydantic  # noqa: F401
+import psycopg  # noqa: F401 - loaded before the fork, too
+import pydantic  # noqa: F401 - loaded before the fork, too
 
 from threadmark import ConflictError, Memory, ToolContext, tool
 from threadmark.agents import Agent, AgentResult
@@ -55,36 +55,26 @@ def make_lead(memory: Memory, log: str, delay: float = 0.0) -> Agent:
     return Agent("lead", model=model, memory=memory, agents=[make(memory, log, delay)])
 
 
-def pause_and_approve_below(url: str, log: str, name: str) -> None:
-    """The same with a sub-agent, whose call is approved at the lead."""
-
-    async def work() -> None:
-        memory = Memory(url)
-        agent, n = make_lead(memory, log, 0.001), 0
-        while True:
-            n += 1
-            what = f"{name}.{n}"
-            paused = await agent.generate(what, resource="ann", thread=what, run_id=what)
-            result = await agent.approve(paused.run_id, paused.pending[0], resource="ann")
-            assert result.text == "Done.", result
-
-    asyncio.run(work())
+async def _pause_and_approve(agent: Agent, name: str, threads: int | None) -> None:
+    """Question after question, each paused, approved and answered, in so many threads or in one for each."""
+    n = 0
+    while True:
+        n += 1
+        what = f"{name}.{n}"
+        thread = what if threads is None else f"t{n % threads}"
+        paused = await agent.generate(what, resource="ann", thread=thread, run_id=what)
+        result = await agent.approve(paused.run_id, paused.pending[0], resource="ann")
+        assert result.text == "Done.", result
 
 
 def pause_and_approve(url: str, log: str, name: str) -> None:
-    """Question after question, each paused, approved and answered, until killed."""
+    """Ask, pause, approve and answer until killed."""
+    asyncio.run(_pause_and_approve(make(Memory(url), log, 0.001), name, 3))
 
-    async def work() -> None:
-        memory = Memory(url)
-        agent, n = make(memory, log, 0.001), 0
-        while True:
-            n += 1
-            what = f"{name}.{n}"
-            paused = await agent.generate(what, resource="ann", thread=f"t{n % 3}", run_id=what)
-            result = await agent.approve(paused.run_id, paused.pending[0], resource="ann")
-            assert result.text == "Done.", result
 
-    asyncio.run(work())
+def pause_and_approve_below(url: str, log: str, name: str) -> None:
+    """The same with a sub-agent, whose call is approved at the lead."""
+    asyncio.run(_pause_and_approve(make_lead(Memory(url), log, 0.001), name, None))
 
 
 def approve_all(url: str, log: str, told: str, tasks: int, rounds: int, process: int) -> None:

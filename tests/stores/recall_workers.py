@@ -9,7 +9,7 @@ import struct
 import time
 
 import apsw  # noqa: F401 - loaded before the fork, so that no child has to
-import numpy  # noqa: F401
+import numpy  # noqa: F401 - loaded before the fork, too
 from workers import OPERATIONS, Operation, builders, furnish
 
 from threadmark._ids import now

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import apsw  # noqa: F401 - loaded before the fork, so that no child has to
-import pydantic  # noqa: F401
+import pydantic  # noqa: F401 - loaded before the fork, too
 
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing import FaultyStore

@@ -97,11 +97,8 @@ async def test_a_file(tmp_path: Path, how: str) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    try:
+    with Server() as made:
         yield made
-    finally:
-        made.remove()
 
 
 async def test_pg_dump(server: Server, tmp_path: Path) -> None:

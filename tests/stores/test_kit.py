@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import pytest
-from model_store import ModelStore, Tables, messages_of, need
+from model_store import ModelStore
+from model_tables import Tables, messages_of, need
 
 from threadmark._errors import NotFoundError
 from threadmark._types import ErasureReceipt, Message, MessagePage, Thread, ThreadClone, ThreadPage
@@ -54,8 +55,11 @@ class Upserts(ModelStore):
 class TiesById(ModelStore):
     async def list_threads(self, owner: str, query: ThreadQuery) -> ThreadPage:
         page = await super().list_threads(owner, query)
-        key = lambda thread: (getattr(thread, query.order_by), thread.id)  # noqa: E731
-        ordered = sorted(page.threads, key=key, reverse=query.direction == "desc")
+
+        def place(thread: Thread) -> tuple[datetime, str]:
+            return getattr(thread, query.order_by), thread.id
+
+        ordered = sorted(page.threads, key=place, reverse=query.direction == "desc")
         return replace(page, threads=tuple(ordered))
 
 

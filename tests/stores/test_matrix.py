@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -37,4 +38,4 @@ def test_the_matrix_is_up_to_date() -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(matrix()))  # noqa: T201
+    sys.stdout.write("\n".join([*matrix(), ""]))

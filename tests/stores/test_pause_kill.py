@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pause_workers import make, make_lead
@@ -30,15 +31,16 @@ def zygote(tmp_path: Path) -> Iterator[Zygote]:
         yield made
 
 
-def executions(log: Path) -> collections.Counter[str]:
-    """How often each run's tool was executed."""
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where the tools note that they were executed."""
+    return tmp_path / "executed"
+
+
+def executions(log: Path, by: Literal[0, 1] = 0) -> collections.Counter[str]:
+    """How often the tool was executed: by its run (0), or by what it was to do, a lead's run (1)."""
     lines = log.read_text().splitlines() if log.exists() else []
-    return collections.Counter(json.loads(line)[0] for line in lines)
-
-
-async def make_tables(url: str) -> None:
-    async with Memory(url) as memory:
-        assert await memory.admin.resources() == []
+    return collections.Counter(json.loads(line)[by] for line in lines)
 
 
 def later() -> datetime:
@@ -60,13 +62,21 @@ async def ended(memory: Memory, seen: set[str]) -> dict[str, tuple[str, str, str
 
 
 def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A URL of an empty memory; its tables are made before anybody is killed."""
     if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'memory.db'}?busy_timeout=60"
     server: str = request.getfixturevalue("postgres")
     schema = f"pause{time.monotonic_ns()}"
     request.addfinalizer(lambda: drop(server, schema))
     return f"{server}&schema={schema}" if "?" in server else f"{server}?schema={schema}"
+
+
+@pytest.fixture
+async def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A URL of an empty memory of that kind; its tables are made before anybody is killed."""
+    made = place(kind, request, tmp_path)
+    async with Memory(made) as memory:
+        assert await memory.admin.resources() == []
+    return made
 
 
 @pytest.mark.parametrize(
@@ -79,19 +89,12 @@ def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     ],
 )
 async def test_kills_between_pause_and_answer(
-    tmp_path: Path,
-    zygote: Zygote,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-    kind: str,
-    kills: int,
+    zygote: Zygote, url: str, log: Path, capsys: pytest.CaptureFixture[str], kind: str, kills: int
 ) -> None:
     """After each kill every run is over, waits, or can be gone on with; no approval was executed twice.
 
     A call that was claimed and not confirmed is reported as unknown, with its arguments, and not made again.
     """
-    url, log = place(kind, request, tmp_path), tmp_path / "executed"
-    await make_tables(url)
     choose = random.Random(6)
     phases: collections.Counter[str] = collections.Counter()
     seen: set[str] = set()
@@ -147,26 +150,15 @@ async def test_kills_between_pause_and_answer(
     ],
 )
 async def test_kills_while_a_sub_agent_waits(
-    tmp_path: Path,
-    zygote: Zygote,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-    kind: str,
-    kills: int,
+    zygote: Zygote, url: str, log: Path, capsys: pytest.CaptureFixture[str], kind: str, kills: int
 ) -> None:
     """After each kill every lead is over, waits, or can be gone on with; no call below was made twice.
 
     Whatever a lead lists as pending can be decided, and with that, or with `resume`, it comes to its end.
     """
-    url, log = place(kind, request, tmp_path), tmp_path / "executed"
-    await make_tables(url)
     choose = random.Random(7)
     phases: collections.Counter[str] = collections.Counter()
     start = time.perf_counter()
-
-    def made() -> collections.Counter[str]:
-        lines = log.read_text().splitlines() if log.exists() else []
-        return collections.Counter(json.loads(line)[1] for line in lines)
 
     for kill in range(kills):
         child = zygote.start("pause_workers:pause_and_approve_below", url, str(log), f"w{kill}")
@@ -175,22 +167,22 @@ async def test_kills_while_a_sub_agent_waits(
         async with Memory(url, clock=later) as memory:
             agent = make_lead(memory, str(log))
             for run in await agent.runs.suspended(resource="ann", per_page=None):
-                before = made()
+                before = executions(log, 1)
                 if run.pending:
                     phases["waited"] += 1
                     (call,) = run.pending
                     assert (call.path, before[run.run_id]) == (("a",), 0), "executed before it was approved"
                     result = await agent.approve(run.run_id, call, resource="ann")
-                    assert made()[run.run_id] == 1
+                    assert executions(log, 1)[run.run_id] == 1
                 else:
                     phases["gone on"] += 1
                     result = await agent.resume(run.run_id, resource="ann")
-                    assert made()[run.run_id] == before[run.run_id] <= 1, "made again"
+                    assert executions(log, 1)[run.run_id] == before[run.run_id] <= 1, "made again"
                 assert (result.text, result.finish_reason) == ("Done.", "stop")
             assert (await agent.runs.suspended(resource="ann")).total == 0
             ends = [run.status for run in await memory.resource("ann").runs(per_page=200)]
             assert set(ends) <= {"finished", "aborted"}
-    counted = made()
+    counted = executions(log, 1)
     assert max(counted.values()) == 1, "an approval was executed twice"
     assert not zygote.errors(), zygote.errors()
     assert phases, "every kill came before the first pause"
@@ -211,15 +203,16 @@ async def test_kills_while_a_sub_agent_waits(
     ],
 )
 async def test_one_call_approved_eight_times_at_once(
-    tmp_path: Path,
     zygote: Zygote,
+    url: str,
+    log: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
     kind: str,
     rounds: int,
 ) -> None:
     """Four processes with two tasks each approve every call: as many executions as there are calls."""
-    url, log, told = place(kind, request, tmp_path), tmp_path / "executed", tmp_path / "told"
+    told = tmp_path / "told"
     async with Memory(url) as memory:
         agent = make(memory, str(log))
         for n in range(rounds):

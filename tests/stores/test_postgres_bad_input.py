@@ -43,11 +43,8 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server whose settings these tests change."""
-    made = Server()
-    try:
+    with Server() as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

@@ -28,11 +28,8 @@ WRITER = Path(__file__).with_name("postgres_writer.py")
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server of its own, to be killed."""
-    made = Server()
-    try:
+    with Server() as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

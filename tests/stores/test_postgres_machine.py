@@ -6,8 +6,8 @@ import uuid
 from typing import ClassVar
 
 import pytest
+from owners_machine import Machine, run
 from postgres_harness import drop
-from test_machine import Machine, run
 
 from threadmark.stores.base import Store
 from threadmark.stores.postgres import PostgresStore

@@ -143,7 +143,10 @@ async def test_vectors_that_come_while_the_message_changes(race: Race, change: s
 async def test_a_backfill_that_meets_a_change(race: Race, change: str) -> None:
     """No word stays of what was erased, or after recall was switched off."""
     await race.store.enable_recall(race.build.clock())
-    backfill = lambda session: _recall.backfill(session, race.names, 500)  # noqa: E731
+
+    def backfill(session: Session) -> Any:
+        return _recall.backfill(session, race.names, 500)
+
     await race.meet(backfill, "recall_index(", CHANGES[change](race))
     assert not any(race.counts().values())
     if change == "disable":
@@ -155,7 +158,10 @@ async def test_a_backfill_that_meets_a_change(race: Race, change: str) -> None:
 async def test_a_backfill_in_the_middle_of_a_clone(race: Race) -> None:
     """What it indexes of the source meanwhile is indexed once in the copy."""
     await race.store.enable_recall(race.build.clock())
-    clone = lambda session: _threads.clone(session, race.names, "ann", "t1", race.build.clone("t2"))  # noqa: E731
+
+    def clone(session: Session) -> Any:
+        return _threads.clone(session, race.names, "ann", "t1", race.build.clone("t2"))
+
     await race.meet(clone, "WITH o (new_no, old_no)", race.store.backfill_recall())
     state = await race.store.recall_state()
     assert (state.indexed, state.messages) == (2, 2)
@@ -169,7 +175,10 @@ async def test_a_message_that_is_deleted_while_it_is_handed_out(race: Race, afte
     await store.backfill_recall()
     await store.add_space("e", 3, race.build.clock())
     now = race.build.clock()
-    delete = lambda session: _messages.delete(session, race.names, "ann", "t1", ["m1"], now)  # noqa: E731
+
+    def delete(session: Session) -> Any:
+        return _messages.delete(session, race.names, "ann", "t1", ["m1"], now)
+
     needle = f"{race.names.schema}.{after}" if after != "recall_outbox" else "LOCK TABLE"
     await race.meet(delete, needle, store.claim_embeddings("e", now=now))
     assert not any(race.counts().values())

@@ -24,11 +24,8 @@ LAGGING = ThreadQuery(lagging=True)
 
 @pytest.fixture(scope="module")
 def primary() -> Iterator[Server]:
-    made = Server()
-    try:
+    with Server() as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(scope="module")

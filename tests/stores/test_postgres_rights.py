@@ -25,13 +25,10 @@ OWN = ("turns", "working memory", "clone", "transfer", "erase", "observations")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    made = Server()
-    with psycopg.connect(made.url(), autocommit=True) as db:
-        db.execute("CREATE ROLE scoped LOGIN")
-    try:
+    with Server() as made:
+        with psycopg.connect(made.url(), autocommit=True) as db:
+            db.execute("CREATE ROLE scoped LOGIN")
         yield made
-    finally:
-        made.remove()
 
 
 async def secured(server: Server, schema: str) -> PostgresStore:
@@ -116,9 +113,10 @@ async def test_policies_that_a_store_does_not_know_of(server: Server) -> None:
 # -- a pooler ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    shutil.which("pgbouncer") is None, reason="no pgbouncer on the PATH to test a pooler with"
-)
+NO_POOLER = shutil.which("pgbouncer") is None
+
+
+@pytest.mark.skipif(NO_POOLER, reason="no pgbouncer on the PATH to test a pooler with")
 async def test_a_pooler_in_transaction_mode(server: Server, tmp_path: Path) -> None:
     """It is recognised, nothing is prepared, and all goes as ever."""
     port = 16432

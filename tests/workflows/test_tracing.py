@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from inline_snapshot import snapshot
 
-from spans import Spans, recorded
+from spans import Spans
 from threadmark import Agent, Memory, WorkflowContext, WorkflowStepError, workflow
 from threadmark.testing import ScriptedModel
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def spans() -> Iterator[Spans]:
-    with recorded() as made:
-        yield made
 
 
 async def test_steps_pause_and_resume(memory: Memory, spans: Spans) -> None:

@@ -123,6 +123,9 @@ class Answering:
         Tells the held text. `told`: the response was streamed.
         """
         held, self._held = self._held, None
+        # What an earlier step gave is no answer any more: checks or a hook had the model go on from it.
+        self.object = self._json = self._text = None
+        self.is_fallback = self._gave_up = False
         if response.finish_reason == "error" or _has_calls(response.parts) or not self._inline:
             _tell(state, response, held, told)
             return response
@@ -178,15 +181,8 @@ class Answering:
         text = answer_text(_last_step(state.parts))
         if not self._inline:
             await self._structure(state, text)
-        elif state.reason in ("max-steps", "usage-limit"):
-            self._give_up(ModelResponse(parts=()), _LAST)
         elif self._text is None and not self._gave_up:
-            # A hook or a sub-agent ended the run; what stands there may be an answer.
-            try:
-                self.object, self._json = self.output.read(text)
-                self._text = text
-            except InvalidObjectError as error:
-                self._give_up(ModelResponse(parts=()), f"{_LAST}, and what it said does not fit: {error}")
+            self._end_early(text, at_limit=state.reason in ("max-steps", "usage-limit"))
         elif self._text is not None and text != self._text and not self.is_fallback:
             try:
                 self.object, self._json = self.output.read(text)
@@ -202,6 +198,17 @@ class Answering:
             state.live(
                 ObjectResultEvent(run_id=state.plan.run_id, object=self._json, fallback=self.is_fallback)
             )
+
+    def _end_early(self, text: str, *, at_limit: bool) -> None:
+        """The run ended before an answer was taken: by a limit, or by a hook or a sub-agent."""
+        if at_limit:
+            self._give_up(ModelResponse(parts=()), _LAST)
+            return
+        try:  # what stands there may be an answer
+            self.object, self._json = self.output.read(text)
+            self._text = text
+        except InvalidObjectError as error:
+            self._give_up(ModelResponse(parts=()), f"{_LAST}, and what it said does not fit: {error}")
 
     # -- by a model of its own -----------------------------------------------------------------------
 

@@ -60,7 +60,10 @@ def sound(call: ToolPart) -> ToolPart:
     try:
         to_json(call.args, "arguments")
     except ValidationError:
-        return dataclasses.replace(call, args=repr(call.args))
+        try:
+            return dataclasses.replace(call, args=repr(call.args))
+        except ValueError:  # a whole number that is too long to be written
+            return dataclasses.replace(call, args="not JSON")
     return call
 
 
@@ -159,7 +162,9 @@ async def _carry_out(
     except ToolFailure as failure:
         span.fail(failure.__cause__ or failure)
         return _failed(call, str(failure))
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # whatever a tool raises must not cost the turn
         span.fail(error)
         return _failed(call, describe_error(error))
     outcome = with_output(call, value)
@@ -205,7 +210,7 @@ async def _invoke(tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
 
 def as_json(value: Any) -> Json:
     """`value` as JSON. Raises `ValidationError` saying what cannot be."""
-    if value is None or type(value) in (str, bool, int):
+    if value is None or type(value) in (str, bool):
         return value
     import pydantic_core
 

@@ -27,6 +27,7 @@ from ..memory.runs import EXPIRED, decided, digest_of, is_as_stored, is_waiting,
 from ..memory.thread_spec import ThreadSpec
 from .below import Below, decide_below, decline_below, fold, recount, split
 from .calls import as_json, check_arguments
+from .decided import refuse_repeated
 from .events import Emit
 from .loop import execute
 from .options import TurnSource, check_seconds
@@ -125,6 +126,7 @@ async def _decide(
             if not is_as_stored(run, state.parts):
                 await _check_latest(memory, owner, run)
             if nested is None:
+                await refuse_repeated(agent, memory, owner, run, state, decision.targets)
                 decision, targets = split(state.parts, decision)
                 if targets and decision.targets:
                     _apply(state, run, decision, by)  # before anything is spent

@@ -6,6 +6,7 @@ comes back, write a processor.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import time
@@ -17,7 +18,7 @@ from .._errors import ConfigurationError
 from .._ids import check_metadata
 from .._sync import in_thread
 from .._types import Json, Message, TextPart, ToolPart, Usage
-from .tools import ToolContext, ToolSet
+from .tools import SuspendSignal, ToolContext, ToolSet
 
 if TYPE_CHECKING:
     from ..models import ModelLike
@@ -259,7 +260,11 @@ async def around(
         given = None if hooks.before_tool is None else await _call(hooks.before_tool, context, dict(args))
         if given is not None and not isinstance(given, SkipTool):
             raise TypeError(f"before_tool returned a {type(given).__name__}, not SkipTool(...) or None")
-    except Exception as error:
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except SuspendSignal:
+        outcome = fail(ConfigurationError("a hook cannot suspend a call; only its tool can"))
+    except BaseException as error:
         outcome = fail(error)
     else:
         if given is not None:
@@ -271,7 +276,9 @@ async def around(
         end = ToolEnd(part=outcome, skipped=skipped, seconds=time.monotonic() - began)
         try:
             await _call(hooks.after_tool, context, end)
-        except Exception:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
             log.exception("after_tool failed for tool %r, run %r", call.tool_name, context.run_id)
     return outcome
 

@@ -59,7 +59,7 @@ class AgentStream:
         self._ended = False
         self._waiting: list[asyncio.Future[None]] = []
         self._result: AgentResult | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     @property
     def text(self) -> AsyncIterator[str]:
@@ -154,7 +154,7 @@ class AgentStream:
         self._result = result
         self._end(last_event(self.run_id, result))
 
-    def _fail(self, error: Exception, result: AgentResult | None) -> None:
+    def _fail(self, error: BaseException, result: AgentResult | None) -> None:
         self._error = error
         known = result or self._nothing()
         self._end(
@@ -166,9 +166,14 @@ class AgentStream:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         _running.discard(task)
-        if not self._ended:  # cancelled from outside before its first step
-            self._result = self._nothing()
-            self._end(AbortEvent(run_id=self.run_id))
+        if self._ended:
+            return
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # no `Exception`, so nothing of the run was stored
+            self._fail(error, None)
+            return
+        self._result = self._nothing()  # cancelled from outside before its first step
+        self._end(AbortEvent(run_id=self.run_id))
 
     # -- readers -------------------------------------------------------------------------------------
 

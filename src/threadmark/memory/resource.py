@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from .._codec import part_to_dict, time_to_text
-from .._ids import check_filter, check_id, check_paging, utc
+from .._ids import check_choice, check_choices, check_filter, check_id, check_paging, utc
 from .._sync import sync_twin
-from .._types import ErasureReceipt, Message, MessagePage, Run, RunPage, RunStatus, Thread
+from .._types import ErasureReceipt, Message, MessagePage, Role, Run, RunPage, RunStatus, Thread
 from ..stores.base import Direction, MessageQuery, ObservationQuery, RecallFilter, Scalar, ThreadQuery
 from .threads import ThreadHandle, Threads
 from .working import WorkingMemoryHandle
@@ -83,7 +83,7 @@ class Resource:
             order=order,
             since=None if since is None else utc("since", since),
             until=None if until is None else utc("until", until),
-            roles=tuple(roles),
+            roles=check_choices("roles", roles, get_args(Role)),
             speaker_id=speaker,
             metadata=check_filter(metadata),
             cursor=cursor,
@@ -204,8 +204,10 @@ class Resource:
     async def runs(
         self, page: int = 0, per_page: int | None = 100, *, status: RunStatus | None = None
     ) -> RunPage:
-        """Records of this owner's turns, newest first."""
+        """Records of this owner's turns, newest first. Raises `ValidationError` for an unknown status."""
         number, size = check_paging(page, per_page)
+        if status is not None:
+            check_choice("status", status, get_args(RunStatus))
         return await self._store.list_runs(self.id, status=status, page=number, per_page=size)
 
     async def erase(self, *, scrub: bool = True) -> ErasureReceipt:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from .._errors import NotFoundError, ValidationError
 from .._ids import (
     check_choice,
+    check_choices,
     check_count,
     check_filter,
     check_id,
@@ -25,6 +26,7 @@ from .._types import (
     Message,
     MessagePage,
     Part,
+    Role,
     RunPage,
     RunStatus,
     TextPart,
@@ -317,8 +319,8 @@ class ThreadHandle:
             around: Ids of messages to fetch instead of a page, each with `before` earlier and `after`
                 later neighbours. Unknown ids are left out.
 
-        Raises `ValidationError` for a negative or fractional page, an unknown order, an unsafe key, or the
-        cursor of another list.
+        Raises `ValidationError` for a negative or fractional page, an unknown order or role, an unsafe key,
+        or the cursor of another list.
         """
         if around is not None:
             return await self._around(around, before, after)
@@ -337,7 +339,7 @@ class ThreadHandle:
             until=None if until is None else utc("until", until),
             exclude_since=exclude_since,
             exclude_until=exclude_until,
-            roles=tuple(roles),
+            roles=check_choices("roles", roles, get_args(Role)),
             speaker_id=speaker,
             metadata=check_filter(metadata),
             cursor=cursor,
@@ -410,8 +412,10 @@ class ThreadHandle:
     async def runs(
         self, page: int = 0, per_page: int | None = 100, *, status: RunStatus | None = None
     ) -> RunPage:
-        """Records of the thread's turns, newest first."""
+        """Records of the thread's turns, newest first. Raises `ValidationError` for an unknown status."""
         number, size = check_paging(page, per_page)
+        if status is not None:
+            check_choice("status", status, get_args(RunStatus))
         return await self._store.list_runs(
             self._resource, thread_id=self.id, status=status, page=number, per_page=size
         )
@@ -481,6 +485,8 @@ def clone_request(
     owner: str | None = None,
 ) -> CloneRequest:
     """A checked request to copy a thread."""
+    if isinstance(message_ids, str):
+        raise ValidationError("message_ids must be a list of ids, not one string")
     return CloneRequest(
         id=new_id() if id is None else check_id("thread", id),
         now=memory.now(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +72,7 @@ class MiniLMEmbedder:
         with self._lock:
             if self._loaded is None:
                 try:
-                    import onnxruntime  # type: ignore[import-untyped, unused-ignore]  # it has no types
+                    onnxruntime: Any = importlib.import_module("onnxruntime")  # it has no types
                 except ImportError:
                     raise ConfigurationError(f"MiniLM needs onnxruntime: {_INSTALL}") from None
                 options = onnxruntime.SessionOptions()

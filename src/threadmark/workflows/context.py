@@ -111,19 +111,13 @@ class WorkflowContext:
         call, shape = as_function(work, key, self.run_id, kwargs), Shape(returns or result_type(work, kwargs))
         digest = digest_of(args, kwargs)
         run = functools.partial(call, *args, **kwargs)
-        return self._step(key, run, shape, digest, retries, delay, timeout, once=once)
+        execute = functools.partial(
+            self._execute, key, run, shape, digest, retries, delay, timeout, once=once
+        )
+        return self._step(key, shape, digest, execute)
 
     async def _step(
-        self,
-        key: str,
-        call: Callable[[], Any],
-        shape: Shape,
-        arguments: str,
-        retries: int,
-        delay: float,
-        timeout: float | None,
-        *,
-        once: bool,
+        self, key: str, shape: Shape, arguments: str, execute: Callable[[], Awaitable[Any]]
     ) -> Any:
         recorded = self._expect(key, arguments)
         if recorded is not None and recorded.status == "done":
@@ -138,7 +132,7 @@ class WorkflowContext:
         done = asyncio.get_running_loop().create_future()
         self._open.add(done)
         try:
-            return await self._execute(key, call, shape, arguments, retries, delay, timeout, once=once)
+            return await execute()
         finally:
             self._open.discard(done)
             done.set_result(None)

@@ -234,23 +234,20 @@ class Workflow:
             "threadmark.resource.id": owner,
             "threadmark.run.id": run_id,
         }
+        context = self._context(journal, run_id, owner, thread_id, on_event)
         with span(f"invoke_workflow {self.name}", about, origin=journal.origin) as made:
             journal.origin = journal.origin or made.traceparent
-            result = await self._traced(journal, run_id, owner, thread_id, positional, named, on_event)
+            result = await self._traced(context, journal, positional, named)
             made.set({"threadmark.run.status": result.status})
         return result
 
     async def _traced(
         self,
+        context: WorkflowContext,
         journal: Journal,
-        run_id: str,
-        owner: str | None,
-        thread_id: str | None,
         positional: Sequence[Any],
         named: Mapping[str, Any],
-        on_event: OnWorkflowEvent | None,
     ) -> WorkflowResult:
-        context = self._context(journal, run_id, owner, thread_id, on_event)
         await journal.write("running")  # whoever comes second gets a ConflictError here
         context.tell("workflow-start", input=journal.input)
         async with _kept_alive(journal):
@@ -266,7 +263,7 @@ class Workflow:
                     f"workflow {self.name!r} gave what is not {self._output}: {invalid}"
                 )
                 status, error, output = "failed", str(failure), None
-        if status == "suspended" and owner is None:
+        if status == "suspended" and context.resource_id is None:
             failure = ConfigurationError(
                 f"workflow {self.name!r} cannot suspend without a memory, a resource and a thread"
             )
@@ -281,7 +278,7 @@ class Workflow:
         finally:
             journal.close()
         result = WorkflowResult(
-            run_id=run_id,
+            run_id=context.run_id,
             workflow=self.name,
             status=status,
             output=output,

@@ -140,7 +140,8 @@ def _object_type(output: Any) -> Any:
     from pydantic import Field
 
     # What is given when no answer fits need not be of the type.
-    return typing.Annotated[typing.Union[output.schema, Any], Field(union_mode="left_to_right")]  # noqa: UP007
+    either: Any = typing.Union[output.schema, Any]  # noqa: UP007 - not whatever may be a schema takes `|`
+    return typing.Annotated[either, Field(union_mode="left_to_right")]
 
 
 def digest_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from ..agent import Agent
 from ..completion import Check, CompletionChecks, name_of
 from ..deciding import decide
 from ..events import Emit
+from ..limits import UsageLimits
 from ..options import Call, ThreadLike, check_seconds
 from ..output import Output
 from ..pending import PendingCall
@@ -68,6 +69,7 @@ class NetworkOptions(TypedDict, total=False):
         What they give as reason is told to the router. Default: the agent's own (`completion`), if any.
     checks_pass: Whether "all" checks have to pass, which is the default, or "any".
     checks_timeout: Seconds that checks may take together; default 60.
+    usage_limits: `UsageLimits(...)` of the router and all that it chooses together; instead of the agent's.
     require_tool_approval, auto_resume, pause_ttl: As for `generate`.
     """
 
@@ -88,6 +90,7 @@ class NetworkOptions(TypedDict, total=False):
     checks: Sequence[Check]
     checks_pass: Literal["all", "any"]
     checks_timeout: float
+    usage_limits: UsageLimits | None
     require_tool_approval: Any
     auto_resume: bool | None
     pause_ttl: float | None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._codec import time_to_text
 from ..._errors import ConfigurationError, NotFoundError
-from ..._ids import check_id, check_paging, check_text, utc
+from ..._ids import check_choices, check_id, check_paging, check_text, utc
 from ..._sync import sync_twin
 from ..._types import Message
 from ...stores.base import (
@@ -18,9 +18,11 @@ from ...stores.base import (
     MessageQuery,
     Observation,
     ObservationJob,
+    ObservationKind,
     ObservationLog,
     ObservationPage,
     ObservationQuery,
+    Priority,
     RoleHealth,
 )
 from .plan import Tokens, measure
@@ -97,15 +99,16 @@ class Observations:
             text: Only those that contain this, whatever the case.
             message: Only those that come from this message.
 
-        Raises `ConfigurationError` where the store keeps no observations.
+        Raises `ValidationError` for an unknown kind or priority, and `ConfigurationError` where the store
+        keeps no observations.
         """
         number, size = check_paging(page, per_page)
         query = ObservationQuery(
             thread_id=self._thread,
             view=view,
-            kinds=tuple(kinds),
-            priorities=tuple(priorities),
-            speaker_id=speaker,
+            kinds=check_choices("kinds", kinds, get_args(ObservationKind)),
+            priorities=check_choices("priorities", priorities, get_args(Priority)),
+            speaker_id=None if speaker is None else check_id("speaker", speaker),
             subject=subject,
             text=None if text is None else check_text("text", text),
             message_id=None if message is None else check_id("message", message),
@@ -118,7 +121,7 @@ class Observations:
 
     async def get(self, id: str) -> Observation | None:
         """One observation by its short id ("o41"), whatever became of it; `None` if there is none."""
-        found = await self._find([id])
+        found = await self._find([check_id("observation", id)])
         return found[0] if found else None
 
     async def sources(self, id: str) -> Sequence[Message]:
@@ -126,7 +129,7 @@ class Observations:
 
         Raises `NotFoundError` if this owner has no such observation.
         """
-        found = await gather(self._store, self._resource, id, self._thread)
+        found = await gather(self._store, self._resource, check_id("observation", id), self._thread)
         if found is None:
             raise NotFoundError(f"observation {id!r} does not exist")
         return found[1]
@@ -203,7 +206,8 @@ class ThreadObservations(Observations):
 
     async def undo(self, *ids: str) -> Sequence[str]:
         """Take summaries back, so that what they stood for is in view again. Returns the ids taken back."""
-        return await self._store.retire_observations(self._resource, self._id, ids, self._memory.now())
+        checked = [check_id("observation", id_) for id_ in ids]
+        return await self._store.retire_observations(self._resource, self._id, checked, self._memory.now())
 
     async def update(self, *, force: bool = False, model: Model | None = None) -> ObservationStatus:
         """Do what is due: observe and condense. With `force`, observe all that is not observed yet.

@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from ..._ids import check_choice, check_filter, check_id, utc
+from ..._ids import check_choices, check_filter, check_id, utc
 from ..._types import Message
 from ...stores.base import RecallFilter, Scalar
+from ...stores.base._recall import SEARCHED
 from .settings import within
 
 
@@ -31,8 +32,7 @@ def narrowed(
     if thread is not None:
         names = (thread,) if isinstance(thread, str) else tuple(thread)
         threads = tuple([check_id("thread", name) for name in names])
-    for role in roles:
-        check_choice("role", role, ("user", "assistant"))
+    roles = check_choices("roles", roles, SEARCHED)
     changes: dict[str, Any] = {}
     possible = True
     if roles:

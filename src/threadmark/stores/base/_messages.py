@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
-from ..._ids import check_choice, check_cursor, check_filter, check_paging, check_texts
-from ..._types import Json, Part
+from ..._ids import check_choice, check_choices, check_cursor, check_filter, check_paging
+from ..._types import Json, Part, Role
 from ._threads import Direction, Scalar
 
 
@@ -42,7 +42,7 @@ class MessageQuery:
     def __post_init__(self) -> None:
         check_paging(self.page, self.per_page)
         check_cursor(self.cursor, self.page)
-        check_texts("roles", self.roles)
+        check_choices("roles", self.roles, get_args(Role))
         if self.order is not None:
             check_choice("order", self.order, get_args(Direction))
         check_filter(self.metadata)

@@ -25,11 +25,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ..._codec import parts_to_json
 from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_choice, check_count, check_id, check_text, check_texts
+from ..._ids import check_choice, check_choices, check_count, check_id, check_text
 from ..._types import Json, Message
 
 if TYPE_CHECKING:
@@ -279,8 +279,8 @@ class ObservationQuery:
 
         check_paging(self.page, self.per_page)
         check_choice("view", self.view, ("current", "live", "all"))
-        check_texts("kinds", self.kinds)
-        check_texts("priorities", self.priorities)
+        check_choices("kinds", self.kinds, get_args(ObservationKind))
+        check_choices("priorities", self.priorities, get_args(Priority))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

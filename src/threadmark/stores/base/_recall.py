@@ -25,7 +25,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..._errors import ConfigurationError, ValidationError
-from ..._ids import check_count, check_filter, check_paging, check_texts
+from ..._ids import check_choices, check_count, check_filter, check_paging, check_texts
 from ..._types import Message, MessagePage, Thread
 from ._threads import Direction, Scalar
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 MAX_RECALL = 1000
 """Most hits of one search, those skipped included."""
+
+SEARCHED = ("user", "assistant")
+"""Roles of messages that can be found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,8 @@ class RecallFilter:
     def __post_init__(self) -> None:
         check_filter(self.metadata)
         check_filter(self.thread_metadata)
-        for name in ("thread_ids", "roles", "speakers", "exclude_ids"):
+        check_choices("roles", self.roles, SEARCHED)
+        for name in ("thread_ids", "speakers", "exclude_ids"):
             if isinstance(getattr(self, name), str):
                 raise ValidationError(f"{name} is a tuple of strings, not one string")
             check_texts(name, getattr(self, name) or ())
