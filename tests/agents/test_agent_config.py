@@ -155,3 +155,11 @@ def test_the_request_context() -> None:
         context["none"]
     with pytest.raises(ValidationError, match="resource"):
         RequestContext(resource="")
+
+
+async def test_system_text_is_text() -> None:
+    """Anything else is refused before the model is asked."""
+    model = ScriptedModel(["unused"])
+    with pytest.raises(ValidationError, match="system"):
+        await Agent("a", model=model).generate("go", system=5)  # type: ignore[arg-type]
+    assert model.requests == []

@@ -374,3 +374,16 @@ async def test_an_object_after_a_pause(mode: str, given: str) -> None:
     result = await stream.result()
     assert objects[-1] == {"name": "Lima", "people": 10}
     assert result.object == (objects[-1] if given == "call" else LIMA)
+
+
+async def test_a_tool_with_the_name_of_the_answers() -> None:
+    """It would never be called, so the run is refused before the model is asked."""
+
+    def final_answer(text: str) -> str:
+        return text
+
+    model = ScriptedModel(["unused"])
+    agent = Agent("a", model=model, tools=[final_answer])
+    with pytest.raises(ConfigurationError, match="final_answer"):
+        await agent.generate("go", output=Output(dict[str, int], mode="tool"))
+    assert model.requests == []

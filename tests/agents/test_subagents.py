@@ -448,3 +448,10 @@ async def test_a_sub_agent_cannot_wait_without_storage(memory: Memory) -> None:
     agent = team(memory, scripted(SHRED), of_child={"tools": shredder.tools})
     result = await agent.generate("go")
     assert (result.tool_calls[0].state, shredder.done) == ("error", [])
+
+
+@pytest.mark.parametrize("key", ["", 1])
+async def test_a_key_that_cannot_be(key: Any) -> None:
+    """A key is a part of the name of an owner, so it is checked like an id."""
+    with pytest.raises(ValidationError, match="sub-agent"):
+        Agent("lead", agents={key: Agent("sub")})

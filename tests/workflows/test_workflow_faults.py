@@ -367,3 +367,14 @@ async def test_mistakes_say_what_to_do() -> None:
         Agent("a", tools=[gives_text])  # type: ignore[list-item]
     with pytest.raises(ConfigurationError, match=r"given as agents="):
         Agent("a", tools=[Agent("b")])  # type: ignore[list-item]
+
+
+async def test_nan_is_not_recorded_as_nothing(memory: Memory) -> None:
+    """JSON has no such number: a step that gives it has failed, and an answer of it is refused."""
+
+    @workflow(memory=memory)
+    async def measure(ctx: WorkflowContext) -> Any:
+        return await ctx.step("read", lambda: {"value": float("nan")})
+
+    with pytest.raises(WorkflowStepError, match="not JSON"):
+        await measure.run(resource="ana", thread="t")

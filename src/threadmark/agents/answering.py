@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._codec import to_json
-from .._errors import ModelError, OutputError, ThreadmarkError
+from .._errors import ConfigurationError, ModelError, OutputError, ThreadmarkError
 from .._types import DataPart, Json, Message, Part, TextPart, ToolPart
 from ..memory.context.render import escape
 from ..models.base import (
@@ -97,6 +97,10 @@ class Answering:
         """The run's tools, with one that says that an answer came too early."""
         if not self._inline or self._mode != "tool":
             return tools
+        if tools.tools.get(ANSWER_TOOL) not in (None, _TOO_EARLY):
+            raise ConfigurationError(
+                f"a tool has the name {ANSWER_TOOL!r}, by which the model gives its object; rename the tool"
+            )
         return ToolSet({**tools.tools, ANSWER_TOOL: _TOO_EARLY}, tools.definitions)
 
     def whole(self, filters_text: bool) -> bool:

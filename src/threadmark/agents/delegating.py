@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ConfigurationError
-from .._ids import new_id
+from .._ids import check_id, new_id
 from .._types import FilePart, Json, Message, Part, TextPart, ToolPart, Usage
 from ..memory.context.render import escape
 from ..memory.delegated import delegated_owner, marked
@@ -301,6 +301,7 @@ def _by_key(agents: object) -> dict[str, Agent]:
     for key, agent in pairs:
         if not isinstance(agent, Agent):
             raise ConfigurationError(f"agents holds a {type(agent).__name__}, which is no Agent")
+        check_id("sub-agent", key)
         if key in found:
             raise ConfigurationError(f"two sub-agents have the key {key!r}; give agents as a mapping")
         if any(tool_name(key) == tool_name(other) for other in found):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .._errors import ConfigurationError, ValidationError
-from .._ids import check_count, check_id, check_metadata, new_id
+from .._ids import check_count, check_id, check_metadata, check_text, new_id
 from .._types import Json, Message, Run, Speaker, Thread
 from ..memory.options import MemoryOptions, MemorySettings
 from ..memory.runs import OpenRuns
@@ -178,6 +178,8 @@ def check_call(prompt: Prompt | Sequence[Prompt], options: Mapping[str, Any]) ->
     )
     # System messages are never stored, so they are no part of the turn; the model is told all the same.
     given = as_messages(prompt)
+    if get("system") is not None:
+        check_text("system", get("system"))
     system = [text for text in (get("system"), *(m.text for m in given if m.role == "system")) if text]
     messages = [message for message in given if message.role != "system"]
     if not messages:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .impact import MOST, STEP
 from .query import Query
@@ -57,7 +58,11 @@ class Source(Protocol):
         """In how many messages each term occurs."""
 
     def postings(self, terms: Sequence[str]) -> list[dict[int, int]]:
-        """For each term, the impact by message key, in units of `impact.STEP`."""
+        """For each term, the impact by message key, in units of `impact.STEP`.
+
+        A source may have `packed(terms)`, too: for each term the keys as little-endian 64-bit numbers, and
+        the impacts as bytes.
+        """
 
     def records(self, keys: Iterable[int]) -> dict[int, Record]:
         """What is known of these messages; keys of no message are left out."""
@@ -98,22 +103,97 @@ def search(
     chosen = _affordable(term_weights, counts, max_postings)
     read = set(chosen)
     used = [w if i in read or not counts[i] else 0.0 for i, w in enumerate(term_weights)]
-    postings = source.postings([query.terms[i] for i in chosen])
-
-    keys = set(_lexical_best(postings, [used[i] for i in chosen], pool, scope))
-    background = Background()
-    if vector is not None:
-        near, background = source.nearest(vector, pool, scope)
-        keys.update(near)
-    keys = _with_neighbours(keys, REACH)
-    records = source.records(keys)
-    cosines = source.cosines(vector, records) if vector is not None else {}
     total = sum(used) or 1.0
+    terms, chosen_weights = [query.terms[i] for i in chosen], [used[i] for i in chosen]
+    ask = _Asked(source, query, terms, chosen_weights, total, vector, pool, limit, s, scope)
+    np = _numpy()
+    return _one_by_one(ask) if np is None else _on_arrays(np, ask)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A search: which terms are read, with their weights of `total`, and what else it goes by."""
+
+    source: Source
+    query: Query
+    terms: list[str]
+    weights: list[float]
+    total: float
+    vector: Sequence[float] | None
+    pool: int
+    limit: int
+    settings: Settings
+    scope: Scope
+
+    def near(self) -> tuple[list[int], Background]:
+        if self.vector is None:
+            return [], Background()
+        return self.source.nearest(self.vector, self.pool, self.scope)
+
+    def cosines(self, keys: Iterable[int]) -> dict[int, float]:
+        return {} if self.vector is None else self.source.cosines(self.vector, keys)
+
+
+def _numpy() -> Any:
+    """numpy, if this process has it in use: for words alone it is not worth being loaded."""
+    if "numpy" not in sys.modules:
+        return None
+    import numpy  # another thread may be about to load it: the statement waits for that
+
+    return numpy
+
+
+def _on_arrays(np: Any, ask: _Asked) -> list[Ranked]:
+    from . import arrays
+
+    packed = getattr(ask.source, "packed", None)
+    if packed is not None:
+        found = [
+            (np.frombuffer(keys, "<i8"), np.frombuffer(values, np.uint8))
+            for keys, values in packed(ask.terms)
+        ]
+    else:
+        found = [
+            (np.fromiter(one.keys(), np.int64, len(one)), np.fromiter(one.values(), np.uint8, len(one)))
+            for one in ask.source.postings(ask.terms)
+        ]
+    postings = arrays.Postings(np, found)
+    keys = postings.best(ask.weights, ask.pool, ask.scope)
+    near, background = ask.near()
+    wide = arrays.with_neighbours(np, {*keys, *near}, REACH).tolist()
+    records = ask.source.records(wide)
+    cosines = ask.cosines(records)
+    some = arrays.candidates(np, records, cosines, postings, ask.weights, ask.total, ask.settings.context)
+    among = np.ones(len(some.keys), bool)
+    if not ask.scope.all:
+        among = np.isin(some.keys, np.array(ask.scope.admit(records), np.int64))
+    return arrays.rank(
+        np,
+        ask.query,
+        some,
+        background=background,
+        settings=ask.settings,
+        limit=ask.limit,
+        among=among,
+        terms=ask.terms,
+        postings=postings,
+    )
+
+
+def _one_by_one(ask: _Asked) -> list[Ranked]:
+    s, scope = ask.settings, ask.scope
+    postings = ask.source.postings(ask.terms)
+    keys = set(_lexical_best(postings, ask.weights, ask.pool, scope))
+    near, background = ask.near()
+    keys.update(near)
+    keys = _with_neighbours(keys, REACH)
+    records = ask.source.records(keys)
+    cosines = ask.cosines(records)
     own: dict[int, float] = {}
     covered: dict[int, float] = {}
     within = _with_neighbours(keys, len(s.context))
-    for i, found in zip(chosen, postings, strict=True):
-        unit = used[i] * STEP / total
+    for weight, found in zip(ask.weights, postings, strict=True):
+        unit = weight * STEP / ask.total
         hits = found.keys() & within
         for key in hits:
             own[key] = own.get(key, 0.0) + unit * found[key]
@@ -133,11 +213,17 @@ def search(
 
     def terms_of(thread: int, seq: int) -> tuple[str, ...]:
         key = (thread << SEQ_BITS) + seq
-        return tuple([query.terms[i] for i, found in zip(chosen, postings, strict=True) if key in found])
+        return tuple([term for term, found in zip(ask.terms, postings, strict=True) if key in found])
 
     among = None if scope.all else {(k >> SEQ_BITS, k & _SEQ_MASK) for k in scope.admit(records)}
     return rank(
-        query, candidates, background=background, settings=s, limit=limit, terms_of=terms_of, among=among
+        ask.query,
+        candidates,
+        background=background,
+        settings=s,
+        limit=ask.limit,
+        terms_of=terms_of,
+        among=among,
     )
 
 

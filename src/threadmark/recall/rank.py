@@ -167,8 +167,8 @@ def rank(
             whole - own,
             s.speaker if record.speaker in named else 0.0,
             s.person if record.role == "user" else 0.0,
-            _day(query, record.at, s) if query.days else 0.0,
-            _recency(record.at, newest, s) if s.recency else 0.0,
+            day_score(query, record.at, s) if query.days else 0.0,
+            recency_score(record.at, newest, s) if s.recency else 0.0,
         ))  # fmt: skip
     first = _first(order, parts, among, s)
     best_of_thread: dict[int, float] = {}
@@ -234,13 +234,15 @@ def _semantic(
     return result
 
 
-def _day(query: Query, at: float | None, s: Settings) -> float:
+def day_score(query: Query, at: float | None, s: Settings) -> float:
+    """What a message of that time gets for the days that the query names."""
     if at is None or not query.days:
         return 0.0
     return s.day * max(span.nearness(at) for span in query.days)
 
 
-def _recency(at: float | None, newest: float | None, s: Settings) -> float:
+def recency_score(at: float | None, newest: float | None, s: Settings) -> float:
+    """What a message of that time gets for being new."""
     if not s.recency or at is None or newest is None:
         return 0.0
     return float(s.recency * 0.5 ** ((newest - at) / 86400.0 / s.half_life))

@@ -22,7 +22,9 @@ class Shape:
         import pydantic
 
         try:
-            return pydantic.TypeAdapter(Any if self._type is None else self._type)
+            if self._type is None:  # NaN is refused, and not made null
+                return pydantic.TypeAdapter(Any, config=pydantic.ConfigDict(ser_json_inf_nan="constants"))
+            return pydantic.TypeAdapter(self._type)
         except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(f"{self._type!r} cannot go through JSON: {reason}") from None

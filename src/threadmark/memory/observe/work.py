@@ -204,8 +204,12 @@ class Worker:
         job = await self._claim("observe", action.from_seq, action.to_seq, self._roles.observer.version)
         if job is None:
             return False
+        # From the claim on the store knows of each change; what was read before may be gone.
+        state = await self.state()
         wanted = set(action.ids)
         messages = tuple([message for message in state.raw if message.id in wanted])
+        if not messages:
+            return await self._give_up(job)
         now = place.clock()
         prior, omitted = relevant(state.rows, messages, settings.observation.previous_observer_tokens or 0)
         thread = await place.store.get_thread(place.resource_id, place.thread_id)
@@ -310,6 +314,9 @@ class Worker:
         )
         if job is None:
             return False
+        state = await self.state()
+        if wanted.difference([row.id for row in state.rows]):
+            return await self._give_up(job)
         place = self._place
         batch = ReflectorBatch(
             resource_id=place.resource_id,
@@ -454,6 +461,11 @@ class Worker:
         else:
             tell("end", {**end, "duration": time.monotonic() - started})
             end["done"] = True
+
+    async def _give_up(self, job: ObservationJob) -> bool:
+        """End a job before it began, because what it was about is gone: it is planned anew."""
+        await self._fail(job, "what it was about has changed", None, Usage(), counts=False)
+        return False
 
     async def _skip(self, job: ObservationJob) -> bool:
         """Go on behind a single message that nothing can be made of: it stays raw, and others do not wait."""

@@ -363,7 +363,9 @@ class ObservationCommit:
 
     `hints=None` keeps the old ones; `extracted` is merged; `title` is set unless a user gave one;
     `working_memory` is written (`ConflictError` if it was changed since, and then nothing is stored). What
-    names no message is left out if a message of the range was changed since it was read.
+    names no message is left out if a message of the range was changed since it was read, or if anything in
+    the thread was changed or deleted since the job was claimed: it may rest on what the job was told besides.
+    So read what a job is told after it is claimed.
     """
 
     thread_id: str

@@ -38,7 +38,7 @@ _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (re.compile(pattern), text)
         for pattern, text in (
             (r" INDEXED BY \w+", ""),
-            (r"\+((?:m\.)?resource_id)", r"\1"),  # it only keeps SQLite from an index
+            (r"\+((?:[mo]\.)?resource_id)", r"\1"),  # it only keeps SQLite from an index
             (r"\binstr\(", "strpos("),
             (r"\bmax\(observed_seq, ", "greatest(observed_seq, "),
             # A comparison is no number here.

@@ -19,6 +19,9 @@ _SEQ = (1 << SEQ_BITS) - 1
 TABLES = ("observation_gaps", "observation_jobs", "observation_logs")
 """Tables keyed by `thread_number`, besides `observations` itself."""
 
+DISTURBED = "something in its thread was changed or deleted while it ran"
+"""What a job that runs has as its error then: what it brings that names no message is not stored."""
+
 _IN = "IN (SELECT value FROM json_each(?))"
 
 
@@ -58,6 +61,11 @@ def forget(
     )
     if not log or not (changed or besides):
         return 0
+    # A job may have read it, or what rests on it, and say something of the whole.
+    db.execute(
+        "UPDATE observation_jobs SET error = ? WHERE thread_number = ? AND state = 'running'",
+        (DISTURBED, number),
+    )
     observed, hints, extracted = log[0]
     base = first_key(number)
     touched = [seq for seq in changed if seq <= observed]

@@ -13,6 +13,7 @@ from ..base import (
     Activation,
     NewObservation,
     ObservationCommit,
+    ObservationJob,
     ObservationLog,
     ObservationReceipt,
     Source,
@@ -34,14 +35,15 @@ def commit(db: Connection, owner: str, write: ObservationCommit) -> ObservationR
     if job is None:
         raise ConflictError(f"job {write.job_id!r} is not held any more: its lease was taken over")
     log = log_of(db, number, write.thread_id, write.now)
-    whole = True
+    whole = job.error is None  # nothing was changed or deleted since it was claimed
     if job.kind == "observe":
-        keys, uncovered, whole = _commit_rows(db, owner, number, log, job.from_seq, job.to_seq, write)
+        keys, uncovered, whole = _commit_rows(db, owner, number, log, job, write, whole)
         role = "observer"
     else:
         keys, uncovered = _commit_summaries(db, owner, number, write), ()
         role = "reflector"
-        _keep_extracted(db, number, write.extracted, job.to_seq)
+        if whole:
+            _keep_extracted(db, number, write.extracted, job.to_seq)
     db.execute(
         f"UPDATE observation_logs SET version = version + 1, {role}_failures = 0, {role}_retry_at = NULL "
         "WHERE thread_number = ?",
@@ -78,15 +80,16 @@ def _commit_rows(
     owner: str,
     number: int,
     log: ObservationLog,
-    first: int,
-    last: int,
+    job: ObservationJob,
     write: ObservationCommit,
+    whole: bool,
 ) -> tuple[list[int], Sequence[str], bool]:
     """Keys of the rows, ids of messages left uncovered, and whether all that was read is as it was.
 
     If a message was changed or deleted since, what names no message (hints, extracted values, a title, rows
-    without sources) may rest on it, and is not stored.
+    without sources) may rest on it, and is not stored. `whole` says that none was while the job ran.
     """
+    first, last = job.from_seq, job.to_seq
     fresh = last > log.observed_seq
     if (fresh and first != log.observed_seq + 1) or first <= log.visible_seq < last:
         raise ConflictError("the log has moved since this job was claimed")
@@ -107,7 +110,7 @@ def _commit_rows(
         there[message.id] = row[0]
         if same:
             unchanged.add(message.id)
-    whole = as_read == len(known)
+    whole = whole and as_read == len(known)
     cited: set[str] = set()
     keys: list[int] = []
     newer: list[tuple[int, int]] = []

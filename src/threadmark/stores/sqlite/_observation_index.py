@@ -121,8 +121,9 @@ def behind(
     for top, *message in db.execute(
         f"{_DOWN}SELECT DISTINCT down.top, m.key, m.id, m.speaker_id, "
         "coalesce(nullif(m.speaker_name, ''), m.speaker_id) FROM down "
-        "JOIN observation_sources AS s ON s.observation_key = down.key "
-        "JOIN messages AS m ON m.key = s.message_key WHERE +m.resource_id = ? ORDER BY 1, 2",
+        # `CROSS JOIN` fixes SQLite's order: it would read all sources rather than those of a few rows.
+        "CROSS JOIN observation_sources AS s CROSS JOIN messages AS m "
+        "WHERE s.observation_key = down.key AND m.key = s.message_key AND +m.resource_id = ? ORDER BY 1, 2",
         (to_json(list(keys)), owner),
     ):
         found[top].append((message[0], message[1], message[2], message[3]))

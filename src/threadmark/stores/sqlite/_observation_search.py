@@ -77,7 +77,8 @@ class Admission:
         assert scope is not None
         where, params = believed(self._search.view, self._search.as_of, self._search.valid_at, seen=False)
         rows = self._db.execute(
-            "SELECT o.key, o.thread_number, o.speaker_id FROM observations AS o WHERE o.resource_id = ? "
+            # The plus keeps SQLite from going through all observations of the owner.
+            "SELECT o.key, o.thread_number, o.speaker_id FROM observations AS o WHERE +o.resource_id = ? "
             f"AND o.key IN (SELECT value FROM json_each(?)) AND {' AND '.join(where)} "
             "AND NOT o.number IN (SELECT value FROM json_each(?))",
             (
@@ -119,7 +120,7 @@ class Admission:
         columns = ", ".join([f"o.{column}" for column in COLUMNS.split(", ")])
         rows: list[Any] = self._db.execute(
             f"SELECT {columns} FROM observations AS o "
-            "WHERE o.resource_id = ? AND o.key IN (SELECT value FROM json_each(?))",
+            "WHERE +o.resource_id = ? AND o.key IN (SELECT value FROM json_each(?))",
             (self._owner, to_json(keys)),
         )
         values: dict[int, Observation] = dict(

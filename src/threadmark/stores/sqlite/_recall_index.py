@@ -233,10 +233,21 @@ class SqlSource:
 
     def _postings(self, term: str) -> dict[int, int]:
         found: dict[int, int] = {}
-        for keys, values in self._db.execute(
-            "SELECT keys, impacts FROM recall_postings WHERE owner_no = ? AND term = ?", (self._owner, term)
-        ):
+        for keys, values in self._blocks(term):
             found.update(zip(unpack(keys), values, strict=True))
+        return found
+
+    def _blocks(self, term: str) -> list[tuple[bytes, bytes]]:
+        return self._db.execute(
+            "SELECT keys, impacts FROM recall_postings WHERE owner_no = ? AND term = ?", (self._owner, term)
+        )
+
+    def packed(self, terms: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        """The postings of each term as they are stored: keys as `pack` makes them, impacts of one byte."""
+        found: list[tuple[bytes, bytes]] = []
+        for term in terms:
+            blocks = self._blocks(term)
+            found.append((b"".join([keys for keys, _ in blocks]), b"".join([values for _, values in blocks])))
         return found
 
     def records(self, keys: Iterable[int]) -> dict[int, Record]:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from ...stores.base import Activation, Covered, Hints, ObservationCommit, message_digest
-from ._expect import same
+from ..._types import Speaker, TextPart
+from ...stores.base import (
+    Activation,
+    Covered,
+    Hints,
+    MessageChange,
+    ObservationCommit,
+    SpeakerErasure,
+    message_digest,
+)
+from ._expect import holds, same
 from ._harness import Harness
 from ._observing import claim, condense, messages_of, observe, raws, row, state, summary, texts, with_messages
 from ._registry import behaviour
@@ -62,3 +71,57 @@ async def unsourced_results(h: Harness) -> None:
             same((["told", "rest"], "help", {"pin": "1"}, "told"), stored, "all of it")
         else:
             same((["rest"], "", {}, ""), stored, "only what names messages that are there")
+
+
+@behaviour("observations: nothing is said of a whole of which something went meanwhile", needs="observations")
+async def disturbed_results(h: Harness) -> None:
+    """Also of what the job did not read itself, but was told: earlier rows, values and hints."""
+    for kind in ("observe", "reflect"):
+        for change in ("none", "delete", "edit", "speaker"):
+            store = await with_messages(h)
+            first = [row("one", "m1"), row("two", "m2"), row("three", "m3")]
+            await observe(store, h, 1, 3, first, activate=True, extracted={"pin": "1"}, hints=Hints(seq=3))
+            job = await claim(store, h, *((4, 6) if kind == "observe" else (1, 3)), kind=kind)
+            assert job is not None
+            seen = await messages_of(store, "ann", "t1")
+            kept = {found.text: found.id for found in (await state(store, h)).rows}
+            if change == "delete":
+                await store.delete_messages("ann", "t1", ["m1"], h.clock())
+            elif change == "edit":
+                edit = MessageChange(id="m1", parts=(TextPart("another"),))
+                await store.update_messages("ann", "t1", [edit], h.clock())
+            elif change == "speaker":
+                erasure = SpeakerErasure(thread_id="t1", speaker_id="a1", now=h.clock())
+                await store.write_turn(
+                    "ann", h.turn("t1", [h.message("mine", id="m7", speaker=Speaker(id="a1"))])
+                )
+                await store.erase_speaker("ann", erasure, scrub=False)
+            rows = (
+                (row("rest", "m4", "m5", "m6"), row("told", flags=("unsourced",)))
+                if kind == "observe"
+                else (summary("both", kept["two"], kept["three"]),)
+            )
+            covered = [Covered(message_id=f"m{n}", digest=message_digest(seen[f"m{n}"])) for n in (4, 5, 6)]
+            receipt = await store.commit_observations(
+                "ann",
+                ObservationCommit(
+                    thread_id="t1",
+                    job_id=job.id,
+                    fence=job.fence,
+                    now=h.clock(),
+                    rows=rows,
+                    covered=tuple(covered) if kind == "observe" else (),
+                    hints=Hints(current_task="help", seq=6) if kind == "observe" else None,
+                    extracted={"pin": "1 and 2"},
+                ),
+            )
+            texts_ = [item.text for item in receipt.rows]
+            log = receipt.log
+            if change == "none":
+                same("1 and 2", log.extracted.get("pin"), f"{kind}: all of it")
+            else:
+                same(
+                    ["rest"] if kind == "observe" else ["both"], texts_, f"{kind}, {change}: rows with names"
+                )
+                holds(log.extracted.get("pin") in (None, "1"), f"{kind}, {change}: the value may tell of it")
+                same("", log.hints.current_task, f"{kind}, {change}: so may the task")
