@@ -11,6 +11,7 @@ from collections import Counter
 import psycopg
 import pytest
 
+from threadmark.stores.maintenance import check_store
 from threadmark.stores.postgres import PostgresStore
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing.conformance._interleaving import Interleaving
@@ -36,6 +37,8 @@ async def test_nothing_is_lost_or_hidden(chunk: int, capsys: pytest.CaptureFixtu
         for seed in seeds:
             try:
                 counts.update(await Interleaving(store, f"owner {seed}", seed).run())
+                if seed % (10 * CHUNKS) < CHUNKS:
+                    assert await check_store(store) == []
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}") from error
             await store.erase(f"owner {seed}", now=Interleaving.epoch, scrub=False)
@@ -63,6 +66,7 @@ async def test_nothing_is_lost_or_hidden_on_postgresql(postgres: str, seeds: int
 
     try:
         await asyncio.gather(*[work() for _ in range(3)])
+        assert await check_store(store) == []
     finally:
         await store.aclose()
         with psycopg.connect(postgres, autocommit=True) as db:

@@ -202,42 +202,6 @@ async def test_what_the_target_has_is_not_overwritten(stores: Any, to: str) -> N
     assert await dump(two, "ann") == await dump(one, "ann")
 
 
-DAMAGE = {
-    "messages of threads that are gone": "UPDATE messages SET key = key + 4294967296000",
-    "runs of threads that are gone": "UPDATE runs SET thread_number = 99999",
-    "threads with a wrong number of messages": "UPDATE threads SET message_count = 77",
-    "threads whose last place in the sequence is below a message's": "UPDATE threads SET last_seq = 1",
-    "owners that are not listed": "DELETE FROM resources",
-    "owners with a wrong number of threads": "UPDATE resources SET thread_count = 5",
-    "messages whose place in the sequence is not that of their key": "UPDATE messages SET seq = seq + 1",
-    "messages that the recall index lacks": "DELETE FROM recall_docs",
-    "observations that the recall index lacks": "DELETE FROM recall_docs WHERE key < 0",
-    "entries of the recall index whose observation is gone": "DELETE FROM observations",
-    "observations that wait for vectors and are gone": "DELETE FROM observations",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("kind", KINDS)
-async def test_damage_is_found_and_repaired(stores: Any, kind: str, damage: str) -> None:
-    """Each kind is told, repaired when asked, and then not found any more."""
-    store = stores(kind, "one")
-    build = Builders()
-    await store.enable_recall(build.clock())
-    words = [build.message(word, id=f"n{n}") for n, word in enumerate(("apple", "river", "copper"))]
-    await store.write_turn("ann", build.turn("t1", words, run=build.run("r1")))
-    await store.add_space("kit", 8, build.clock())
-    await observe(store, build, 1, 3, [row("a note", *[f"n{n}" for n in range(3)])])  # type: ignore[arg-type]
-    assert await check_store(store) == []
-    await store.write_tables(lambda db: db.execute(DAMAGE[damage]))
-    found = await check_store(store)
-    assert damage in [problem.what for problem in found]
-    assert not [problem for problem in found if problem.repaired]
-    repaired = await check_store(store, repair=True)
-    assert damage in [problem.what for problem in repaired if problem.repaired]
-    assert await check_store(store, repair=True) == [] or await check_store(store) == []
-
-
 async def test_a_store_without_tables_says_so() -> None:
     """It can be neither copied nor checked."""
     with pytest.raises(ConfigurationError, match="no tables"):

@@ -14,6 +14,7 @@ from sqlite_harness import integrity
 from threadmark._errors import ConflictError, NotFoundError
 from threadmark._types import Message, Speaker, TextPart
 from threadmark.stores.base import Claim, Embedded, MessageQuery, RecallQuery
+from threadmark.stores.maintenance import check_store
 from threadmark.stores.sqlite import SQLiteStore
 from threadmark.testing.conformance import Builders, same
 
@@ -151,6 +152,8 @@ async def test_the_index_is_right_after_each_step(tmp_path: Path, seed: int) -> 
         await life.step()
         try:
             await life.check((await life.store.recall_state()).complete)
+            found = [p for p in await check_store(life.store) if "that the recall index lacks" not in p.what]
+            assert not found
         except AssertionError as error:
             raise AssertionError(f"after {life.steps}: {error}") from error
     await life.store.aclose()

@@ -239,9 +239,7 @@ def check_seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_SECONDS:
-        raise ValidationError(
-            f"{name} must be a positive number of seconds, 1e9 at most, not {value!r}"
-        )
+        raise ValidationError(f"{name} must be a positive number of seconds, 1e9 at most, not {value!r}")
     return float(value)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 from ..._errors import ConfigurationError
 from ..._types import Message
 from ..base import Store
+from ..base._checks import Check
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
@@ -29,11 +30,28 @@ class TableStore(Protocol):
     async def read_tables(self, job: Callable[[Tables], T]) -> T:
         """The value of `job` on one state of the database."""
 
-    async def write_tables(self, job: Callable[[Tables], T], *, owner: str | None = None) -> T:
-        """The value of `job`, in a transaction that is committed; `owner` is the one whose rows it adds."""
+    async def write_tables(
+        self, job: Callable[[Tables], T], *, owner: str | None = None, alone: bool = False
+    ) -> T:
+        """The value of `job`, in a transaction that is committed; `owner` is the one whose rows it adds.
 
-    def unindexes(self, db: Tables, keys: dict[int, list[int]]) -> None:
+        With `alone` nobody else writes meanwhile.
+        """
+
+    index_owners: str
+    """SQL that gives the number in the recall index of each owner, as `no`, and their `id`."""
+
+    def index_checks(self) -> Sequence[Check]:
+        """What may be wrong with the parts of the recall index that other stores do not have."""
+
+    def unindexes(self, db: Tables, keys: Mapping[int, Sequence[int]]) -> None:
         """Take messages out of the recall index; by the number of the owner in the index, their keys."""
+
+    def unembeds(self, db: Tables, keys: Mapping[int, Sequence[int]]) -> None:
+        """Remove vectors; by the number of the owner in the index, the keys of what they are of."""
+
+    def awaits(self, db: Tables, owner: str, keys: Sequence[int]) -> None:
+        """Have messages, or observations by their negative keys, wait for vectors in all spaces."""
 
     def indexes(self, db: Tables, owner: str, messages: dict[int, Message]) -> None:
         """Bring the recall index up to date with messages, by key, that were written to the tables."""

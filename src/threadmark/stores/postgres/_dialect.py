@@ -28,7 +28,7 @@ _MARK = re.compile(r"IN \(SELECT value FROM json_each\(\?(\d*)\)\)|LIMIT \?(\d*)
 _TABLE = re.compile(
     r"\b(FROM|JOIN|INTO|UPDATE) "
     r"(observations|observation_(?:sources|children|logs|gaps|jobs)|threads|messages|resources|runs|"
-    r"working_memory|recall_(?:docs|outbox|state))\b"
+    r"working_memory|recall_(?:docs|postings|vectors|spaces|near|outbox|state))\b"
 )
 LAST_ROW = "SELECT last_insert_rowid()"
 _RETURNING = " RETURNING key"

@@ -93,6 +93,11 @@ def _enqueue(names: Names, owner: str, keys: Sequence[int], now: datetime) -> St
     )
 
 
+def awaits(db: Session, names: Names, owner: str, keys: Sequence[int], now: datetime) -> None:
+    """Have messages, or observations by their negative keys, wait for vectors in all spaces."""
+    db.rows(*_enqueue(names, owner, keys, now))
+
+
 def _drop_vectors(names: Names, owner: str, keys: Sequence[int]) -> Statement:
     return (
         f"DELETE FROM {names.schema}.recall_vectors WHERE owner_no = {number_of(names, owner)} "
@@ -261,7 +266,7 @@ def _is_outdated(analysis: int, stemmer: str, language: str) -> bool:
 
 def enable(db: Session, names: Names, now: datetime, language: str | None) -> None:
     """Switch on, or begin anew what is of another language or version of the analysis."""
-    _alone(db, names)
+    wait_for_all(db, names)
     rows = db.rows(*made(names))
     if is_current(rows, language):
         return
@@ -282,11 +287,11 @@ def enable(db: Session, names: Names, now: datetime, language: str | None) -> No
 
 
 def disable(db: Session, names: Names) -> None:
-    _alone(db, names)
+    wait_for_all(db, names)
     db.together([(f"DELETE FROM {names.schema}.{table}", ()) for table in TABLES])
 
 
-def _alone(db: Session, names: Names) -> None:
+def wait_for_all(db: Session, names: Names) -> None:
     """Wait for the backfill, for who keeps vectors, and for writers; the next ones wait for us.
 
     Writers come last: the others may be waiting for one, and no writer waits for them.

@@ -41,6 +41,7 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
+from ..base._checks import Check
 from ..sqlite import _speaker_erase
 from . import (
     _erase,
@@ -49,6 +50,7 @@ from . import (
     _observations,
     _policies,
     _recall,
+    _recall_check,
     _recall_spaces,
     _runs,
     _threads,
@@ -62,7 +64,7 @@ from ._observation_store import PostgresObservations
 from ._recall_store import PostgresRecall
 from ._replica import Reads
 from ._rows import message_from_row, run_from_row, thread_from_row
-from ._session import Row, Session
+from ._session import READ, Row, Session
 from ._settings import REPLICA_WAIT, Settings, check_seconds, name_of
 
 T = TypeVar("T")
@@ -416,12 +418,18 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
     async def read_tables(self, job: Callable[[Any], T]) -> T:
         """For `stores.maintenance`: see there."""
         await self._need_everybody()
-        return await self._engine.view(lambda db: job(_observations.spoken(db, self._names)))
+        return await self._engine.transact(
+            lambda db: job(_observations.spoken(db, self._names)), patient=True, begin=READ
+        )
 
-    async def write_tables(self, job: Callable[[Any], T], *, owner: str | None = None) -> T:
+    async def write_tables(
+        self, job: Callable[[Any], T], *, owner: str | None = None, alone: bool = False
+    ) -> T:
         """For `stores.maintenance`: see there."""
 
         def work(db: Session) -> T:
+            if alone:
+                _recall.wait_for_all(db, self._names)
             if owner is not None:
                 db.rows(*_threads.lock_owner(self._names, owner))
             return job(_observations.spoken(db, self._names))
@@ -435,10 +443,24 @@ class PostgresStore(PostgresRecall, PostgresObservations, Store):
         )
         _recall.wrote(db.session, self._names, owner, messages, newest or datetime.now(UTC))
 
-    def unindexes(self, db: Any, keys: dict[int, list[int]]) -> None:
+    index_owners = _recall_check.OWNERS
+
+    def index_checks(self) -> Sequence[Check]:
+        """For `stores.maintenance`: see there."""
+        return _recall_check.checks(self._names)
+
+    def unindexes(self, db: Any, keys: Mapping[int, Sequence[int]]) -> None:
         """For `stores.maintenance`: see there."""
         for number, gone in keys.items():
-            db.session.rows(f"SELECT {self._names.schema}.recall_unindex(%s, %s)", (number, gone))
+            db.session.rows(f"SELECT {self._names.schema}.recall_unindex(%s, %s)", (number, list(gone)))
+
+    def unembeds(self, db: Any, keys: Mapping[int, Sequence[int]]) -> None:
+        """For `stores.maintenance`: see there."""
+        _recall_check.unembed(db.session, self._names, keys)
+
+    def awaits(self, db: Any, owner: str, keys: Sequence[int]) -> None:
+        """For `stores.maintenance`: see there."""
+        _recall.awaits(db.session, self._names, owner, keys, datetime.now(UTC))
 
     def vectors(self, db: Any, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
         """For `stores.maintenance`: see there."""

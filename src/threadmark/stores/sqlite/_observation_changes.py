@@ -25,17 +25,22 @@ DISTURBED = "something in its thread was changed or deleted while it ran"
 _IN = "IN (SELECT value FROM json_each(?))"
 
 
+HIDDEN = (
+    "kind = 'none' OR retired_at IS NOT NULL "
+    "OR EXISTS (SELECT 1 FROM observation_children AS c JOIN observations AS p ON p.key = c.summary_key "
+    "  WHERE c.child_key = observations.key AND p.retired_at IS NULL AND p.pending = 0) "
+    "OR EXISTS (SELECT 1 FROM observations AS n WHERE n.key = observations.superseded_by "
+    "  AND n.pending = 0 AND n.to_seq <= (SELECT visible_seq FROM observation_logs AS log "
+    "  WHERE log.thread_number = n.thread_number))"
+)
+"""What of a row of `observations` makes it hidden."""
+
+
 def rehide(db: Connection, number: int, keys: Iterable[int]) -> None:
     """Find out for these rows of thread `number` whether they are in view or something stands for them."""
     marked = to_json(list(dict.fromkeys(keys)))
     db.execute(
-        "UPDATE observations SET hidden = (kind = 'none' OR retired_at IS NOT NULL "
-        "OR EXISTS (SELECT 1 FROM observation_children AS c JOIN observations AS p ON p.key = c.summary_key "
-        "  WHERE c.child_key = observations.key AND p.retired_at IS NULL AND p.pending = 0) "
-        "OR EXISTS (SELECT 1 FROM observations AS n WHERE n.key = observations.superseded_by "
-        "  AND n.pending = 0 AND n.to_seq <= (SELECT visible_seq FROM observation_logs AS log "
-        "  WHERE log.thread_number = n.thread_number))) "
-        f"WHERE thread_number = ? AND key {_IN}",
+        f"UPDATE observations SET hidden = ({HIDDEN}) WHERE thread_number = ? AND key {_IN}",
         (number, marked),
     )
 

@@ -69,7 +69,7 @@ def removed(db: Connection, owner: str, keys: Sequence[int]) -> dict[str, int]:
         "recall_docs": index.remove_messages(db, owner_no, keys),
         "recall_vectors": vectors.remove_vectors(db, owner_no, keys),
     }
-    _forget_idle(db, owner_no)
+    forget_idle(db, owner_no)
     return gone
 
 
@@ -118,7 +118,7 @@ def transferred(db: Connection, owner: str, new_owner: str, number: int) -> None
     if owner_no is not None:
         index.remove_messages(db, owner_no, index.keys_between(db, owner_no, *span))
         vectors.move_vectors(db, owner_no, to, *span)
-        _forget_idle(db, owner_no)
+        forget_idle(db, owner_no)
     index.add_messages(db, to, _rows(_between(db, *span)))
 
 
@@ -140,7 +140,7 @@ def _between(db: Connection, first: int, last: int) -> dict[int, Message]:
     return {row[0]: message_from_row(row) for row in rows}
 
 
-def _forget_idle(db: Connection, owner_no: int) -> None:
+def forget_idle(db: Connection, owner_no: int) -> None:
     """Keep no name of an owner of whom nothing is indexed."""
     db.execute(
         "DELETE FROM recall_owners WHERE owner_no = ?1 AND messages <= 0 AND observations <= 0 "
@@ -169,7 +169,7 @@ def unnoted(db: Connection, keys: Sequence[int]) -> None:
         if owner_no is not None:
             index.remove_messages(db, -owner_no, own)
             vectors.remove_vectors(db, -owner_no, own)
-            _forget_idle(db, owner_no)
+            forget_idle(db, owner_no)
 
 
 def notes_copied(db: Connection, owner: str, new_owner: str, keys: Mapping[int, int], now: datetime) -> None:
@@ -193,7 +193,7 @@ def notes_moved(db: Connection, owner: str, new_owner: str, keys: Sequence[int],
     if owner_no is not None:
         index.remove_messages(db, -owner_no, own)
         vectors.remove_vectors(db, -owner_no, own)
-        _forget_idle(db, owner_no)
+        forget_idle(db, owner_no)
 
 
 # -- on, off, and from before ------------------------------------------------------------------------

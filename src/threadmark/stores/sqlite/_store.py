@@ -39,12 +39,12 @@ from ..base import (
     TurnWrite,
     WorkingMemoryWrite,
 )
+from ..base._checks import Check
 from . import (
     _erase,
     _messages,
     _migrations,
     _recall,
-    _recall_index,
     _recall_spaces,
     _runs,
     _speaker_erase,
@@ -367,8 +367,10 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
         """For `stores.maintenance`: see there."""
         return await self._engine.read(job)
 
-    async def write_tables(self, job: Callable[[Connection], T], *, owner: str | None = None) -> T:
-        """For `stores.maintenance`: see there."""
+    async def write_tables(
+        self, job: Callable[[Connection], T], *, owner: str | None = None, alone: bool = False
+    ) -> T:
+        """For `stores.maintenance`: see there. There is one writer at a time, so each is `alone`."""
 
         def work(db: Connection) -> T:
             if owner is not None:
@@ -384,10 +386,31 @@ class SQLiteStore(ObservationOperations, SQLiteRecall, Store):
         )
         _recall.wrote(db, owner, messages.items(), newest or datetime.now(UTC))
 
-    def unindexes(self, db: Connection, keys: dict[int, list[int]]) -> None:
+    index_owners = "SELECT owner_no AS no, resource_id AS id FROM recall_owners"
+
+    def index_checks(self) -> Sequence[Check]:
         """For `stores.maintenance`: see there."""
-        for number, gone in keys.items():
-            _recall_index.remove_messages(db, number, gone)
+        from . import _recall_check
+
+        return _recall_check.checks()
+
+    def unindexes(self, db: Connection, keys: Mapping[int, Sequence[int]]) -> None:
+        """For `stores.maintenance`: see there."""
+        from . import _recall_check
+
+        _recall_check.unindex(db, keys)
+
+    def unembeds(self, db: Connection, keys: Mapping[int, Sequence[int]]) -> None:
+        """For `stores.maintenance`: see there."""
+        from . import _recall_check
+
+        _recall_check.unembed(db, keys)
+
+    def awaits(self, db: Connection, owner: str, keys: Sequence[int]) -> None:
+        """For `stores.maintenance`: see there."""
+        at = datetime.now(UTC).timestamp()
+        for (number,) in db.execute("SELECT space_no FROM recall_spaces"):
+            _recall_spaces.enqueue(db, number, keys, at, at)
 
     def vectors(self, db: Connection, owner: str, keys: Sequence[int]) -> list[tuple[str, int, bytes]]:
         """For `stores.maintenance`: see there."""

@@ -116,15 +116,15 @@ async def observe(
 
 
 async def condense(
-    store: Store, h: Harness, rows: Sequence[NewObservation], *, prompt: str = "r1"
+    store: Store, h: Harness, rows: Sequence[NewObservation], *, prompt: str = "r1", owner: str = "ann"
 ) -> ObservationReceipt:
-    """Commit summaries in ann's t1."""
-    job = await claim(store, h, 1, 6, kind="reflect", prompt=prompt)
+    """Commit summaries in the owner's t1."""
+    job = await claim(store, h, 1, 6, owner=owner, kind="reflect", prompt=prompt)
     assert job is not None, "the summaries could not be claimed"
     commit = ObservationCommit(
         thread_id="t1", job_id=job.id, fence=job.fence, now=h.clock(), rows=tuple(rows)
     )
-    return await store.commit_observations("ann", commit)
+    return await store.commit_observations(owner, commit)
 
 
 def summary(text: str, *children: str, **fields: Any) -> NewObservation:
