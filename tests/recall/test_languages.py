@@ -17,6 +17,9 @@ from threadmark.recall import languages
 from threadmark.recall.analyze import analyze, analyze_query
 from threadmark.recall.languages import LANGUAGES, MAX_TERM, stemmer_of
 from threadmark.recall.query import FUNCTION_WORD, parse_query
+from threadmark.stores.maintenance import copy_store
+from threadmark.stores.sqlite import SQLiteStore
+from threadmark.testing.conformance import Builders
 
 # -- analysis ----------------------------------------------------------------------------------------
 
@@ -84,6 +87,9 @@ def test_words_of_grammar_tell_little_in_their_language() -> None:
     told = [term for term, weight in zip(query.terms, query.damping, strict=True) if weight > FUNCTION_WORD]
     assert told == ["geburtstag", "ana"]
     assert query.embed == query.text
+    kettle = parse_query("Kann die blaue Kanne kochen?", language="german")
+    weights = dict(zip(kettle.terms, kettle.damping, strict=True))
+    assert (weights["kann"], weights["die"]) == (1.0, FUNCTION_WORD), "Kanne has the stem of kann"
     for language in LANGUAGES:
         assert set(analyze(languages.function_words(language), language)) or language not in (
             "german",
@@ -175,3 +181,80 @@ async def test_stems_of_another_release_are_made_anew(
         assert (await memory.resource("ana").recall("Haus", mode="lexical")).hits
         state = await memory.index_state()
         assert (state.outdated, state.language, state.complete) == (False, "german", True)
+
+
+class Spy:
+    """An embedder that keeps what it was asked."""
+
+    name, dimension = "spy", 2
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def embed(self, texts: list[str], query: bool = False) -> list[list[float]]:
+        if query:
+            self.asked += texts
+        return [[0.6, 0.8] for _ in texts]
+
+
+async def test_a_question_in_another_language_is_embedded_as_it_is(tmp_path: Path) -> None:
+    """In English "Ana" becomes "I", as Ana's own messages say; other languages are left alone."""
+    url, spy = f"sqlite:///{tmp_path / 'a.db'}", Spy()
+    for language in ("german", None):
+        settings = SemanticRecall(language=language, embedder=spy)
+        async with Memory(url, semantic_recall=settings) as memory:
+            user = memory.resource("ana")
+            ana = Speaker(id="a", name="Ana")
+            await user.thread("t").save([Message.user("Ich wohne in Köln", speaker=ana)])
+            await user.recall(f"Wo wohnt Ana jetzt {language}?")
+    async with Memory(url, semantic_recall=SemanticRecall(embedder=spy), read_only=True) as memory:
+        await memory.resource("ana").recall("Wo wohnt Ana jetzt?")
+    assert spy.asked == [
+        "Wo wohnt Ana jetzt german?",
+        "Wo wohnt Ana jetzt None?",
+        "Wo wohnt Ana jetzt?",
+    ]
+
+
+async def test_a_change_by_another_program_is_noticed_by_the_next_question(tmp_path: Path) -> None:
+    """Who has found the index whole helps to fill it when somebody has begun it anew and died."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    async with Memory(url) as memory, Memory(url) as other:
+        user = memory.resource("ana")
+        await user.thread("t").save([Message.user(f"Häuser {n}", id=f"m{n}") for n in range(6)])
+        assert not (await user.recall("Haus", mode="lexical")).hits
+        await other.store.enable_recall(other.now(), language="german")
+        found = await user.recall("Haus", mode="lexical", top_k=10)
+        assert (len(found.hits), found.language, found.indexed) == (6, "german", 6)
+
+
+async def test_reindex_has_the_language_of_its_memory(tmp_path: Path) -> None:
+    """Another program that says another language is corrected by `reindex`."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    async with Memory(url, semantic_recall=GERMAN) as memory:
+        await memory.resource("ana").thread("t").save([Message.user("Häuser")])
+        await memory.store.enable_recall(memory.now(), language="english")
+        state = await memory.reindex()
+        assert (state.language, state.complete) == ("german", True)
+
+
+async def test_a_copy_leaves_the_targets_language(tmp_path: Path) -> None:
+    """A new database gets the source's; one that has an index keeps its own, which is of other owners too."""
+    stores = {name: SQLiteStore(str(tmp_path / f"{name}.db")) for name in ("source", "new", "german")}
+    build = Builders()
+    await stores["source"].enable_recall(build.clock(), language="french")
+    await stores["german"].enable_recall(build.clock(), language="german")
+    await stores["source"].write_turn("ann", build.turn("t", ["Häuser"]))
+    for name, language in (("new", "french"), ("german", "german")):
+        async for _ in copy_store(stores["source"], stores[name]):
+            pass
+        state = await stores[name].recall_state()
+        assert (state.language, state.indexed, state.complete) == (language, 1, True)
+    for store in stores.values():
+        await store.aclose()
+
+
+def test_a_language_of_a_newer_program_is_told() -> None:
+    """An index in a language that this release does not know is an error with its name."""
+    with pytest.raises(ConfigurationError, match="klingon"):
+        analyze("tlhIngan", "klingon")

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from postgres_harness import drop
 
-from threadmark.stores.base import Embedded, RecallQuery
+from threadmark.stores.base import Embedded, MatchQuery, RecallQuery
 from threadmark.stores.postgres import PostgresStore, _messages, _recall, _recall_spaces, _threads
 from threadmark.stores.postgres._names import Names
 from threadmark.stores.postgres._session import Session
@@ -234,3 +234,37 @@ async def test_many_add_the_first_space_at_once(postgres: str) -> None:
         await store.aclose()
     with psycopg.connect(postgres, autocommit=True) as db:
         db.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
+
+async def test_switches_of_language_beside_backfills_and_writers(race: Race) -> None:
+    """However switches, backfills and turns meet, the index ends up in one language, with every message."""
+    store, build = race.store, race.build
+    await store.write_turn("ann", build.turn("t1", [f"Häuser {n}" for n in range(60)]))
+    others = [PostgresStore(race.url, schema=race.schema) for _ in range(3)]
+
+    async def switch(one: PostgresStore, languages: list[str]) -> None:
+        for language in languages * 4:
+            await one.enable_recall(build.clock(), language=language)
+            await asyncio.sleep(0.01)
+
+    async def fill(one: PostgresStore) -> None:
+        for n in range(40):
+            await one.backfill_recall(limit=20)
+            if n % 4 == 0:
+                await one.write_turn("bob", build.turn("t", [f"Viele Häuser {n}"]))
+
+    await asyncio.gather(
+        switch(others[0], ["german", "simple"]),
+        switch(others[1], ["english", "german"]),
+        fill(others[2]),
+        fill(store),
+    )
+    await store.enable_recall(build.clock(), language="german")
+    while not (await store.backfill_recall()).finished:
+        pass
+    assert (await store.recall_state()).complete
+    terms = race.sql("SELECT DISTINCT term FROM {s}.recall_postings WHERE term LIKE 'h%'")
+    assert terms == [("haus",)]
+    assert (await store.match_messages("ann", MatchQuery(text="Haus"))).total == 60
+    for other in others:
+        await other.aclose()

@@ -73,7 +73,11 @@ def function_words(language: str) -> str:
 
 @cache
 def word_terms(language: str) -> Callable[[str], str]:
-    """The function that makes the term of a word of `language`, which is folded but for its accents."""
+    """The function that makes the term of a word of `language`, which is folded but for its accents.
+
+    Raises `ConfigurationError` for a language that is not known here: a newer program's, say.
+    """
+    check_language(language)
     stem = _plain if language == SIMPLE else english_stem if language == ENGLISH else _snowball(language)
     of_ascii = english_stem if language in _OTHER_SCRIPTS else stem
     known: dict[str, str] = {}

@@ -42,7 +42,7 @@ def parse_query(text: str, *, speakers: Iterable[str] = (), language: str = ENGL
     named = _named(text, speakers)
     names = {term for name, _ in named for term in analyze(name, language)}
     names |= {term for _, form in named for term in analyze(form, language)}
-    grammar = _grammar(language)
+    grammar = _grammar_of(text, language)
     damping = tuple([FUNCTION_WORD if t in grammar else PARTICIPANT if t in names else 1.0 for t in terms])
     return Query(
         text,
@@ -65,10 +65,21 @@ def in_language(query: Query | str, language: str, speakers: Callable[[], Iterab
     return replace(other, embed=query.embed)
 
 
+def _grammar_of(text: str, language: str) -> frozenset[str]:
+    """The terms of the words of grammar in `text`, that are no other word's: "Kanne" is not "kann"."""
+    listed = _grammar(language)
+    if language == ENGLISH or not listed:
+        return listed
+    words = list(zip(analyze(text, language), analyze(text, SIMPLE), strict=True))
+    return frozenset([t for t, word in words if word in listed]) - {
+        t for t, word in words if word not in listed
+    }
+
+
 @cache
 def _grammar(language: str) -> frozenset[str]:
-    """The terms of the language's words of grammar."""
-    return frozenset(analyze(function_words(language), language))
+    """The language's words of grammar: English ones as terms, others as they are written but for accents."""
+    return frozenset(analyze(function_words(language), ENGLISH if language == ENGLISH else SIMPLE))
 
 
 def _named(text: str, speakers: Iterable[str]) -> list[tuple[str, str]]:

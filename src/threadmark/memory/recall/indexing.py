@@ -67,6 +67,8 @@ class Indexer:
     ) -> None:
         self.language = language
         """The language that the index is to have; `None` takes it as it is."""
+        self.found: str | None = None
+        """The language that it had when it was last looked at; `None` while that is not known."""
         self._store = store
         self._clock = clock
         self._background = background
@@ -86,10 +88,22 @@ class Indexer:
         if not self._enabled:
             state = await self._store.enable_recall(self._clock(), language=self.language)
             self._enabled, self._backfilled = True, state.complete
+            self.found = state.language
             if not wait:
                 self.wake()
         if wait and not self._backfilled:
             await self._backfill(None)
+
+    async def find_language(self) -> str:
+        """The language of the index, which may be another program's to switch on."""
+        if self.found is None:
+            self.found = (await self._store.recall_state()).language
+        return self.found
+
+    def begun_anew(self, language: str) -> None:
+        """Another program has begun the index anew in `language`: it may need help to fill it."""
+        self.found, self._backfilled = language, False
+        self.wake()
 
     def forget(self) -> None:
         """Look anew whether the index is on: another process may have switched it off."""
@@ -247,6 +261,7 @@ class Indexer:
         self, embedder: CheckedEmbedder | None, on_progress: OnProgress | None, *, drop_others: bool
     ) -> RecallState:
         """Bring the index, and the embedder's space, up to date, telling how far it is."""
+        self.forget()  # another program may have changed it
         await self.enable()
         state = await self._store.recall_state()
         indexed, embedded, failed = state.indexed, 0, 0

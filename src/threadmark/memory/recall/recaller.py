@@ -228,6 +228,11 @@ class Recaller:
         )
         try:
             answer, why_less = await self._answer(owner, request, read_only)
+            if self.indexer.enabled and answer.language != self.indexer.found:
+                self.indexer.begun_anew(answer.language)
+                if strict and not read_only:
+                    await self.indexer.enable(wait=True)
+                    answer, why_less = await self._answer(owner, request, read_only)
         except ConfigurationError:
             # Another process may have switched the index off, or dropped a space: the next call looks anew.
             self.indexer.forget()
@@ -334,7 +339,11 @@ class Recaller:
         embedder = self.embedder(settings)
         if embedder is None:
             return text, None, None, None
-        query = parse_query(text, speakers=await self.store.list_speakers(owner))
+        query = parse_query(
+            text,
+            speakers=await self.store.list_speakers(owner),
+            language=await self.indexer.find_language(),
+        )
         try:
             if not read_only:
                 await self.indexer.add(embedder, timeout=settings.timeout)

@@ -34,8 +34,9 @@ async def prepare(source: Store, target: Store) -> tuple[list[str], list[str]]:
     if not here.enabled:
         return [], []
     there = await target.recall_state()
-    if not there.complete or there.language != here.language:
-        await target.enable_recall(now(), language=here.language)
+    if not there.complete:
+        # An index that the target has keeps its language: it is that of its other owners too.
+        await target.enable_recall(now(), language=None if there.enabled else here.language)
         while not (await target.backfill_recall()).finished:
             pass
     spaces, left = [], []

@@ -298,7 +298,8 @@ def wait_for_all(db: Session, names: Names) -> None:
     """
     db.together(
         [
-            (f"SELECT 1 FROM {names.schema}.recall_state FOR UPDATE", ()),
+            # Not its row: that is another one whenever the index is begun anew.
+            (f"LOCK TABLE {names.schema}.recall_state IN EXCLUSIVE MODE", ()),
             (f"SELECT 1 FROM {names.schema}.recall_spaces ORDER BY space_no FOR UPDATE", ()),
             (f"LOCK TABLE {names.messages} IN SHARE ROW EXCLUSIVE MODE", ()),
         ]
