@@ -27,7 +27,8 @@ def before_claims(world: World, act: Callable[[], Awaitable[Any]], kind: str) ->
             await act()
         return await claim(owner, request)
 
-    world.store.claim_observation_job = late  # type: ignore[method-assign, assignment]
+    replaced: Any = late
+    world.store.claim_observation_job = replaced  # type: ignore[method-assign]
 
 
 async def test_an_observer_sees_nothing_that_was_deleted_before_its_job_began() -> None:
@@ -63,7 +64,8 @@ async def test_a_job_whose_messages_are_gone_is_given_up() -> None:
         await thread.delete_messages(["a1", "a2"])
         return job
 
-    world.store.claim_observation_job = late  # type: ignore[method-assign, assignment]
+    replaced: Any = late
+    world.store.claim_observation_job = replaced  # type: ignore[method-assign]
     await thread.observations.update(force=True)
     assert observer.batches == []
     assert (await thread.observations.status()).observer.failures == 0

@@ -14,9 +14,9 @@ from ...recall.gather import Scope
 from ...recall.query import FUNCTION_WORD, Query, in_language, parse_query
 from ...recall.threads import rank_threads
 from ..base import MatchQuery, RecallAnswer, RecallFilter, RecallHit, RecallQuery, Scalar, ThreadHit
-from . import _messages, _recall, _recall_spaces
+from . import _messages, _recall_spaces
 from ._driver import Connection
-from ._recall_index import SqlSource, find_language, find_owner
+from ._recall_index import SqlSource, find_owner
 from ._recall_vectors import CodeCache, VectorSource
 from ._rows import SEQ_BITS, THREAD_COLUMNS, metadata_clauses, thread_from_row
 
@@ -221,6 +221,7 @@ def floats(vector: bytes) -> Sequence[float]:
 
 def need_on(db: Connection) -> str:
     """The language of the index. Raises `ConfigurationError` while recall is off."""
-    if not _recall.is_on(db):
+    rows = db.execute("SELECT language FROM recall_state")
+    if not rows:
         raise ConfigurationError("recall is off in this database; switch it on with `enable_recall`")
-    return find_language(db)
+    return str(rows[0][0])
